@@ -9,7 +9,7 @@ Errors: `TransientError` (retry), `UnavailableError` (too few nodes), `NotFoundE
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NewType, Protocol
 
@@ -24,6 +24,10 @@ UNKNOWN_TOTAL: Final = 1 << 50
 """The capacity, in bytes, of a node that takes whatever is paid for: to reckon with, room enough."""
 RESERVED_SECONDS: Final = 30 * 86_400.0
 """So long a session that is one of several finds what it was told was there."""
+PRESENCE_SECONDS: Final = 60.0
+"""So long a presence is shown, unless it is shown again."""
+MAX_PRESENCES: Final = 32
+"""That a device shows of one drive."""
 NO_COMMIT = bytes(COMMIT_HASH_SIZE)
 """The 'previous hash' of commit 1, and the hash of an empty log's head."""
 
@@ -34,6 +38,13 @@ class SealedBlock:
 
     id: BlockId
     data: Buffer
+
+
+class SealedPresence(NamedTuple):
+    """What a device says of what it does (docs/format/presence.md): a keyed hash, and the rest, sealed."""
+
+    key: bytes
+    body: bytes
 
 
 class BlockPart(NamedTuple):
@@ -271,6 +282,24 @@ class Housekeeping(Protocol):
         """For people: what is stored, what is pending, how the nodes are."""
 
 
+class PresenceBoard(Protocol):
+    """What the devices of a drive say of what they are doing now. It is advice and nothing else: it ends by
+    itself, may be lost, and nobody waits for it. Async."""
+
+    async def show(self, shown: Sequence[SealedPresence]) -> None:
+        """At most `MAX_PRESENCES`, in the place of those that this device showed; to others for
+        `PRESENCE_SECONDS`, unless this is called again."""
+
+    async def of_others(self) -> list[SealedPresence]:
+        """Those that other devices show now."""
+
+    def listen(self, is_wanted: Callable[[], bool]) -> None:
+        """From now on it is asked for news as long as `is_wanted` says so."""
+
+    async def wait_for_news(self) -> None:
+        """Return when others may show something else than they did at the last return. One task waits."""
+
+
 class Upstream(Protocol):
     """One session: the four roles, and what the session itself knows."""
 
@@ -293,6 +322,10 @@ class Upstream(Protocol):
     @property
     def housekeeping(self) -> Housekeeping:
         """Looking after what is stored."""
+
+    @property
+    def presence(self) -> PresenceBoard | None:
+        """The presences of devices; None: no other device writes the drive."""
 
     async def confirm_writer(self) -> None:
         """`FencedError` if another session has taken over, as far as that can be known now; cheap while this

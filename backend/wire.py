@@ -30,7 +30,15 @@ from backend.errors import (
     UsageError,
     WrongKeyError,
 )
-from backend.upstream import BLOCK_ID_SIZE, COMMIT_HASH_SIZE, BlockId, Head, SealedBlock
+from backend.upstream import (
+    BLOCK_ID_SIZE,
+    COMMIT_HASH_SIZE,
+    MAX_PRESENCES,
+    BlockId,
+    Head,
+    SealedBlock,
+    SealedPresence,
+)
 
 PROBLEM: Final = "urn:drivefs:"
 """The type of a problem (RFC 9457) is this and its kind."""
@@ -72,6 +80,11 @@ MAX_MISSING: Final = 100_000
 """Blocks that are named as missing at once, of the many more that a commit may lack."""
 MAX_BATCH: Final = 16 << 20
 """Bytes of blocks that are sent together."""
+PRESENCE_SIZE: Final = 512
+"""Bytes of the sealed body of a presence: of each the same, so that nothing is learnt from it."""
+PRESENCE_BYTES: Final = BLOCK_ID_SIZE + PRESENCE_SIZE
+"""Bytes of a presence with the keyed hash that is its key."""
+MAX_PRESENCES_BYTES: Final = MAX_PRESENCES * PRESENCE_BYTES
 _LENGTH: Final = struct.Struct("<I")
 _SIZE: Final = struct.Struct("<IB")
 """sealed bytes, and 1 if the block is released; `_ABSENT`: it is not stored"""
@@ -193,6 +206,20 @@ def decode_commits(data: Buffer) -> Iterator[bytes]:
             raise FormatError("a commit is cut off")
         yield bytes(view[at : at + length])
         at += length
+
+
+def encode_presences(shown: Iterable[SealedPresence]) -> bytes:
+    """Each with its key before it."""
+    return b"".join(part for each in shown for part in each)
+
+
+def decode_presences(data: Buffer, most: int) -> list[SealedPresence]:
+    """`FormatError`: it is no list of up to `most` presences."""
+    view = memoryview(data)
+    if len(view) % PRESENCE_BYTES or len(view) > most * PRESENCE_BYTES:
+        raise FormatError(f"a list of presences has {PRESENCE_BYTES} bytes each and at most {most} of them")
+    parts = [bytes(view[at : at + PRESENCE_BYTES]) for at in range(0, len(view), PRESENCE_BYTES)]
+    return [SealedPresence(part[:BLOCK_ID_SIZE], part[BLOCK_ID_SIZE:]) for part in parts]
 
 
 def decode_number(text: str) -> int:

@@ -29,6 +29,7 @@ from cache.keeping import Keeper
 from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.notices import Notices
+from cache.presence import Presence
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch, waiting
 from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting, VersionKeeper
 from cache.slow_waits import SlowWaits
@@ -54,8 +55,8 @@ LOOK_SECONDS: Final = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a drive. All work on the same ledger. `following`, `coherence` and `versions`: of a drive
-    that others write too."""
+    """The parts of a drive. All work on the same ledger. `following`, `coherence`, `presence` and `versions`:
+    of a drive that others write too."""
 
     ledger: Ledger
     trimming: Trimming
@@ -68,6 +69,7 @@ class Parts:
     contact: Contact
     following: Following | None
     coherence: Coherence | None
+    presence: Presence | None
     retention: RetentionKeeper
     mass_deletions: MassDeletions
     versions: VersionKeeper | None
@@ -125,6 +127,7 @@ class Drive:
         self.contact = parts.contact
         self._following = parts.following
         self._coherence = parts.coherence
+        self.presence = parts.presence
         self.is_shared = parts.following is not None
         self.retention = parts.retention
         self._mass_deletions = parts.mass_deletions
@@ -298,6 +301,8 @@ class Drive:
                 await self.store.look()
             await nursery.start(self._content.run)
             nursery.start_soon(self.store.run)
+            if self.presence is not None:
+                nursery.start_soon(self.presence.run)
             if self.is_shared:
                 nursery.start_soon(self.contact.run, self.upstream.log.head)
             nursery.start_soon(self.keeper.run)

@@ -32,6 +32,7 @@ from cache.keeping import Keeper, KeptFolders
 from cache.local import LocalState
 from cache.namespace import MAX_NAME, ROOT_INODE, Delete, SetAttributes
 from cache.notices import Notices
+from cache.presence import Presence, PresenceCodec
 from cache.publish import (
     CommitIdentity,
     Intervals,
@@ -131,7 +132,10 @@ async def open_drive(
         is_copy = knew_the_log and device in follower.makers
         enrolled = await enrolment(follow, is_copy=is_copy).run()
         identity = CommitIdentity(client.ring, enrolled.number, host, enrolled.key)
-    parts = _Assembly(local, upstream, contact, client, identity, options, notices, changes, keeper).parts()
+    codec = PresenceCodec(keys)
+    parts = _Assembly(
+        local, upstream, contact, client, identity, options, notices, changes, keeper, codec
+    ).parts()
     if not options.read_only:
         await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
@@ -182,6 +186,7 @@ class _Assembly:
         notices: Notices,
         changes: Broadcast,
         keeper: Keeper,
+        presence_codec: PresenceCodec,
     ) -> None:
         self._local = local
         self._ledger = local.ledger
@@ -194,6 +199,7 @@ class _Assembly:
         self._notices = notices
         self._changes = changes
         self._keeper = keeper
+        self._presence_codec = presence_codec
         self._collection_lock = SharedExclusiveLock()
         self._wake = Wake()
         journal = self._ledger.journal
@@ -235,6 +241,7 @@ class _Assembly:
             contact=self._contact,
             following=self._made_following() if options.is_shared else None,
             coherence=self._made_coherence() if options.is_shared else None,
+            presence=self._made_presence() if options.is_shared else None,
             retention=retention,
             mass_deletions=MassDeletions(ledger, retention, notices, put_off, environment),
             versions=VersionKeeper(ledger, put_off.holds, environment) if options.is_shared else None,
@@ -302,6 +309,19 @@ class _Assembly:
 
     def _made_coherence(self) -> Coherence:
         return Coherence(self._ledger, self._upstream, self._contact, self._changes, self._publisher.follow)
+
+    def _made_presence(self) -> Presence | None:
+        board = self._upstream.presence
+        if board is None:
+            return None
+        return Presence(
+            self._ledger,
+            board,
+            self._contact,
+            self._presence_codec,
+            self._identity.host,
+            self._environment,
+        )
 
     def _made_rebaser(self) -> Rebaser:
         identity, ledger = self._identity, self._ledger

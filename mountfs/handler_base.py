@@ -55,6 +55,10 @@ class HandlerBase(pyfuse3.Operations):
         self.large_writes = LargeWrites()
         self.callers = Callers()
 
+    def opened_for_writing(self) -> list[int]:
+        """The files that are open so."""
+        return self._writers.opened_now()
+
     def _held(self, attributes: Attributes) -> EntryAttributes:
         self._drive.hold(attributes.inode)
         return entry_reply(attributes)

@@ -8,7 +8,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from stat import S_ISDIR
 
@@ -18,6 +18,7 @@ from cache.errors import NoEntryError, StaleError
 from cache.history import attributes_of
 from cache.journal import Need
 from cache.namespace import ROOT_INODE
+from cache.presence import Present, Writing
 from cache.services import make_conflict_copy
 from cache.sync import AttributesChanged, Change, Listener, Missed, NameChanged, Replaced
 from mountfs.kernel_nodes import Holding, KernelNodes, Key, Look
@@ -39,16 +40,31 @@ class NodeDrive:
 
     # Others' commits
 
-    def watching(self, folders: OpenFolders, tell: Listener) -> Listener:
-        """Begin to look on, for the handlers whose open folders these are. A listener by which the kernel is
-        told, by `tell`."""
+    def watching(
+        self, folders: OpenFolders, tell: Listener, written: Callable[[], Iterable[int]] = tuple
+    ) -> Listener:
+        """Begin to look on, for the handlers whose open folders these are, and who have the nodes `written`
+        open for writing. A listener by which the kernel is told, by `tell`."""
         self._folders = folders
+        if self._drive.presence is not None:
+            self._drive.presence.writing = lambda: self._writing(written())
         self._drive.changes.onlookers.append(self)
 
         async def listen(changes: Sequence[Change]) -> None:
             await tell(self.told(changes))
 
         return listen
+
+    def _writing(self, nodes: Iterable[int]) -> Iterator[Writing]:
+        for node in nodes:
+            shown = self._nodes.shown(node)
+            if isinstance(shown, Look):
+                continue
+            for parent, name in self._nodes.names(node):
+                folder = self._nodes.shown(parent)
+                if not isinstance(folder, Look):
+                    yield Writing(shown, folder, name)
+                    break
 
     def before(self) -> None:
         for folder in self._folders.listed_by_cookies():
@@ -127,6 +143,12 @@ class NodeDrive:
         shown = self._nodes.shown(node)
         if not isinstance(shown, Look):
             self._drive.touch(shown)
+
+    def doing_elsewhere(self, node: int) -> list[Present]:
+        """The activities of other devices with the file that the node shows."""
+        shown, presence = self._nodes.shown(node), self._drive.presence
+        others = [] if presence is None else presence.now()
+        return [present for present in others if present.inode == shown]
 
     def get_xattr(self, node: int, name: bytes) -> bytes:
         shown = self._nodes.shown(node)

@@ -94,6 +94,10 @@ class Writers:
         del self._opened[inode]
         return True
 
+    def opened_now(self) -> list[int]:
+        """Those that are open for writing."""
+        return [*self._opened]
+
     def is_about_to_take(self, inode: int, mode: int, context: RequestContext) -> bool:
         """Whether the bits are to go now that the kernel asks for the capability in somebody's name."""
         return inode in self._opened and without_privileges(mode) != mode and not keeps_them(context)

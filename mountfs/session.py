@@ -30,6 +30,7 @@ from backend.errors import UsageError, sole
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.services import VersionsView
+from cache.sync import Listener
 from mountfs.attachment import attached
 from mountfs.cycle_collection import collect_cycles_when_idle
 from mountfs.ending import Ending
@@ -136,7 +137,9 @@ class Session:
         with attached(handlers, self._mountpoint, options) as attachment:
             self._serving = True
             notices = KernelNotices()
-            tell = notices.tell if nodes is None else nodes.watching(handlers.folders, notices.tell)
+            tell: Listener = notices.tell
+            if nodes is not None:
+                tell = nodes.watching(handlers.folders, notices.tell, handlers.opened_for_writing)
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._drive.changes.serve, "the kernel", tell, AT_ONCE)

@@ -10,14 +10,19 @@ from pyfuse3 import RequestContext
 
 from cache.attributes import AttributeChange
 from cache.errors import NoAttributeError, NotPermittedError, NotSupportedError
+from cache.presence import sentence
 from cache.tree import LISTS
 from mountfs.answered import answered
 from mountfs.conversions import caller_of
 from mountfs.handler_base import HandlerBase
+from mountfs.node_drive import NodeDrive
 from mountfs.privileges import CAPABILITY, without_privileges
 
 CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 """Unlisted, on the root only: the path of the control socket."""
+
+EDITING_ATTRIBUTE: Final = b"user.drivefs.editing"
+"""Unlisted: a line for each device that has the file open for writing, or is uploading it."""
 
 SELINUX_ATTRIBUTE: Final = b"security.selinux"
 """ls -l asks for it of each file, unless it is told that there are none here."""
@@ -32,6 +37,8 @@ class XattrHandlers(HandlerBase):
         self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             return self._control_path
+        if name == EDITING_ATTRIBUTE:
+            return self._editing(inode)
         if name == CAPABILITY and inode < self._past:
             await self._take_privileges(inode, ctx)
         try:
@@ -40,6 +47,12 @@ class XattrHandlers(HandlerBase):
             if name == SELINUX_ATTRIBUTE and not _HAS_SELINUX:
                 raise NotSupportedError("there are no labels without SELinux") from None
             raise
+
+    def _editing(self, inode: int) -> bytes:
+        others = self._drive.doing_elsewhere(inode) if isinstance(self._drive, NodeDrive) else []
+        if not others:
+            raise NoAttributeError("no other device does anything with it, as far as is known here")
+        return "\n".join(map(sentence, others)).encode()
 
     async def _take_privileges(self, inode: int, ctx: RequestContext) -> None:
         """Those of a file that the caller is about to write to, if he may not keep them."""
@@ -82,3 +95,5 @@ class XattrHandlers(HandlerBase):
         self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             raise NotPermittedError("the mount itself says where its control socket is")
+        if name == EDITING_ATTRIBUTE:
+            raise NotPermittedError("the mount itself says what other devices do")

@@ -29,6 +29,8 @@ from backend.hub import (
     HubBlocks,
     Imports,
     Pepper,
+    Presences,
+    PresenceTable,
     Quotas,
     RequestRates,
     app,
@@ -64,6 +66,11 @@ class RunningHub:
         account = self.call(directory.add_account(f"{uuid.hex()}@example.org"))
         self.call(directory.add_drive(account, uuid))
         return uuid, self.call(directory.add_device(account))
+
+    def another_token(self, token: bytes) -> bytes:
+        """That of a new device of the same account."""
+        directory = self.hub.directory
+        return self.call(directory.add_device(self.call(directory.device(token)).account))
 
 
 @contextmanager
@@ -103,8 +110,10 @@ def hub(conninfo: str, port: int = 0, nodes: Mapping[str, MemoryNode] | None = N
             )
             directory, commits, rates = Directory(database), CommitTable(database), RequestRates()
             quotas, imports = Quotas(database, fresh=0), Imports(database, commits)
-            parts = Hub(directory, commits, table, blocks, heads, accounts, quotas, rates, imports)
+            presences = Presences(PresenceTable(database))
+            parts = Hub(directory, commits, table, blocks, heads, accounts, quotas, rates, imports, presences)
             group.start_soon(heads.run)
+            group.start_soon(presences.run)
             config = uvicorn.Config(
                 app(parts), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
             )

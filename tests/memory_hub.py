@@ -14,6 +14,8 @@ import trio
 
 from backend.errors import AwayError, BlocksMissingError
 from backend.upstream import (
+    MAX_PRESENCES,
+    PRESENCE_SECONDS,
     RESERVED_SECONDS,
     BlockId,
     BlockPart,
@@ -23,8 +25,10 @@ from backend.upstream import (
     CompactionReport,
     Head,
     Housekeeping,
+    PresenceBoard,
     Roots,
     SealedBlock,
+    SealedPresence,
     Shortfall,
     StoreStatus,
 )
@@ -79,10 +83,26 @@ class MemoryHub(MemoryUpstream):
         """the commit of such a device waits for the event before it is looked at"""
         self.waiting: set[int] = set()
         """devices whose commit does"""
+        self.shown: dict[HubSession, tuple[float, Sequence[SealedPresence]]] = {}
+        """by session what it shows, and until when"""
+        self.shown_anew = trio.Event()
 
     def session(self, line: Line | None = None) -> HubSession:
         """A new session of a device."""
         return HubSession(self, line or Line())
+
+    def show(self, session: HubSession, shown: Sequence[SealedPresence]) -> None:
+        """What the session shows from now on."""
+        assert len(shown) <= MAX_PRESENCES
+        self.shown[session] = trio.current_time() + PRESENCE_SECONDS, [*shown]
+        self.shown_anew.set()
+        self.shown_anew = trio.Event()
+
+    def shown_to(self, session: HubSession) -> list[SealedPresence]:
+        """What others show it."""
+        now = trio.current_time()
+        others = [shown for other, shown in self.shown.items() if other is not session]
+        return [each for until, shown in others if until > now for each in shown]
 
     def check_lacking(self, missing: list[BlockId]) -> None:
         if missing:
@@ -126,6 +146,7 @@ class HubSession:
         self._buffered: dict[BlockId, SealedBlock] = {}
         self.cached: CachedBlocks | None = None
         """the disk cache of the device, before the hub"""
+        self._known: list[SealedPresence] = []
 
     @property
     def epoch(self) -> int:
@@ -146,6 +167,32 @@ class HubSession:
     @property
     def housekeeping(self) -> Housekeeping:
         return self
+
+    @property
+    def presence(self) -> PresenceBoard | None:
+        return self
+
+    async def show(self, shown: Sequence[SealedPresence]) -> None:
+        async def show() -> None:
+            await trio.lowlevel.checkpoint()
+            self._hub.show(self, shown)
+
+        await self._call(show)
+
+    async def of_others(self) -> list[SealedPresence]:
+        async def look() -> list[SealedPresence]:
+            await trio.lowlevel.checkpoint()
+            return self._hub.shown_to(self)
+
+        return await self._call(look)
+
+    def listen(self, is_wanted: Callable[[], bool]) -> None:
+        pass
+
+    async def wait_for_news(self) -> None:
+        while (shown := self._hub.shown_to(self)) == self._known:
+            await self._hub.shown_anew.wait()
+        self._known = shown
 
     async def confirm_writer(self) -> None:
         await self._hub.confirm_writer()

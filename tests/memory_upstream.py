@@ -26,6 +26,7 @@ from backend.upstream import (
     CompactionReport,
     Head,
     Housekeeping,
+    PresenceBoard,
     Roots,
     SealedBlock,
     Shortfall,
@@ -82,6 +83,10 @@ class MemoryUpstream:
     @property
     def housekeeping(self) -> Housekeeping:
         return self
+
+    @property
+    def presence(self) -> PresenceBoard | None:
+        return None
 
     def lose_unflushed(self) -> None:
         """What the process had in memory is gone."""

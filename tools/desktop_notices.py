@@ -27,6 +27,8 @@ SHOWN_AT_ONCE: Final = 3
 SECONDS: Final = 5.0
 """How long the bus, and the service that it may have to start first, may take."""
 _TITLES: Final = {"conflict": "conflicts", "mass deletion": "mass deletion"}
+_PASSING: Final = frozenset({"editing", "uploading"})
+"""Kinds of what other devices do all day, and nobody has to act on."""
 _CRITICAL: Final = 2
 _NAME: Final = "org.freedesktop.Notifications"
 """Of the service on the bus, and of its interface."""
@@ -51,8 +53,9 @@ class News:
 
     def look(self, notices: NoticesShown, status: DriveStatus) -> list[Message]:
         """The messages about what is there now, and was not at the last look."""
-        new = [notice for notice in notices.notices if notice not in self._known]
-        self._known = frozenset(notices.notices)
+        lasting = [notice for notice in notices.notices if notice.kind not in _PASSING]
+        new = [notice for notice in lasting if notice not in self._known]
+        self._known = frozenset(lasting)
         found = [self._about(kind, new) for kind in Counter(notice.kind for notice in new)]
         if status.fenced and not self._is_fenced:
             text = status.problem or "nothing more can be stored from this mount"

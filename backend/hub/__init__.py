@@ -24,6 +24,8 @@ from backend.hub.operator import AccountSummary, Operator
 from backend.hub.pack_table import PackTable
 from backend.hub.packing import HubBlocks
 from backend.hub.pepper import Pepper
+from backend.hub.presence_table import PresenceTable
+from backend.hub.presences import Presences
 from backend.hub.quotas import Quotas
 from backend.hub.readiness import Readiness
 from backend.hub.request_rates import RequestRates
@@ -54,6 +56,8 @@ __all__ = [
     "Operator",
     "PackTable",
     "Pepper",
+    "PresenceTable",
+    "Presences",
     "Quotas",
     "Readiness",
     "RequestRates",

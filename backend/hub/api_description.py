@@ -97,7 +97,10 @@ _USAGE: Final = _object(dict.fromkeys(("blocks", "bytes", "packs", "lacking", "q
 _HEADS: Final[Schema] = {"type": "object", "additionalProperties": _NUMBER}
 _WAIT: Final = _object(
     {"drives": {**_HEADS, "minProperties": 1, "maxProperties": wire.MAX_IDS, "propertyNames": _UUID}},
-    {"timeout": {"type": "number", "minimum": 0, "maximum": wire.MAX_WAIT}},
+    {
+        "presence": {**_HEADS, "maxProperties": wire.MAX_IDS, "propertyNames": _UUID},
+        "timeout": {"type": "number", "minimum": 0, "maximum": wire.MAX_WAIT},
+    },
 )
 _TICKET: Final = _digits(wire.TICKET_SIZE, wire.TICKET_SIZE)
 _MOVED: Final[Mapping[str, Schema]] = {"Expected-Head": _HEAD, "Import-Ticket": _TICKET}
@@ -163,8 +166,15 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", _DRIVE_PATH): Operation("One of them", {200: _DRIVE}),
     ("PATCH", _DRIVE_PATH): Operation("Its name and key, sealed", _DONE, _object({"sealed": _SEALED})),
     ("DELETE", _DRIVE_PATH): Operation("Delete it", _DONE),
+    ("PUT", f"{_DRIVE_PATH}/presence"): Operation(
+        "Show what this device is doing, for a minute", _DONE, BYTES, problems=(422,)
+    ),
+    ("GET", f"{_DRIVE_PATH}/presence"): Operation("What other devices show", {200: BYTES}),
     ("POST", "/v1/wait"): Operation(
-        "Wait for commits", {200: _object({"drives": _HEADS}), 204: None}, _WAIT, problems=(404,)
+        "Wait for commits, and for presences",
+        {200: _object({"drives": _HEADS}, {"presence": _HEADS}), 204: None},
+        _WAIT,
+        problems=(404,),
     ),
     ("GET", f"{_DRIVE_PATH}/head"): Operation("The newest commit", {200: _HEAD}),
     ("POST", f"{_DRIVE_PATH}/log"): Operation(

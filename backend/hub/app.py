@@ -5,7 +5,7 @@ Spec: docs/format/hub_api.md. asyncio's thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil
@@ -50,6 +50,8 @@ from backend.hub.imports import Imports
 from backend.hub.log_segments import commits_after
 from backend.hub.openapi import with_description
 from backend.hub.packing import DriveNumber, HubBlocks
+from backend.hub.presence_routes import presence_routes
+from backend.hub.presences import Presences
 from backend.hub.quotas import Quotas
 from backend.hub.request_rates import RequestRates
 from backend.hub.under_way import UntilAnswered
@@ -74,6 +76,7 @@ class Hub:
     quotas: Quotas
     rates: RequestRates
     imports: Imports
+    presences: Presences
 
 
 def app(hub: Hub) -> Starlette:
@@ -106,6 +109,7 @@ def app(hub: Hub) -> Starlette:
             [
                 *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
                 *import_routes(hub.imports, hub.quotas, hub.heads, of_moved_drive),
+                *presence_routes(hub.presences, of_moved_drive),
                 Route("/v1/wait", of_device(_wait), methods=["POST"]),
                 Route(f"{drive}/head", of_drive(_head)),
                 Route(f"{drive}/log", of_drive(_append), methods=["POST"]),
@@ -277,21 +281,48 @@ async def _wait(hub: Hub, request: Request, device: Device) -> Response:
     known = {parse_uuid(text): number for text, number in drives.items()}
     found = await hub.directory.drives(device, known)
     asked = {found[uuid].number: number for uuid, number in known.items()}
+    marks = _marks(said.get("presence", {}), {uuid: drive.number for uuid, drive in found.items()})
     try:
-        newer = await _while_connected(request, hub.heads.wait(device.number, asked, seconds))
+        newer, others = await _while_connected(
+            request,
+            hub.heads.wait(device.number, asked, seconds),
+            hub.presences.wait(marks) if marks else None,
+        )
     except NotFoundError:
         await request.state.ask_again()  # it was revoked, which is for ever, or is locked, which may end
-        newer = {}
-    if not newer:
+        newer, others = {}, {}
+    if not (newer or others):
         return Response(status_code=204)
-    heads = {each.uuid.hex(): newer[each.number] for each in found.values() if each.number in newer}
-    return JSONResponse({"drives": heads})
+    names = {each.number: each.uuid.hex() for each in found.values()}
+    heads = {names[number]: head for number, head in newer.items()}
+    told = {"presence": {names[number]: mark for number, mark in others.items()}} if others else {}
+    return JSONResponse({"drives": heads, **told})
 
 
-async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]]) -> dict[int, int]:
-    """The answer; nothing when the client has gone: the server does not cancel who answers it."""
+def _marks(said: object, drives: Mapping[bytes, int]) -> dict[int, int]:
+    """The marks of presences that the device knows, by the numbers of drives."""
+    if not isinstance(said, dict) or not all(type(mark) is int and mark >= 0 for mark in said.values()):
+        raise RequestError(400, "bad_request", "a mark of presences is a number")
+    known = {parse_uuid(text): mark for text, mark in said.items()}
+    if not known.keys() <= drives.keys():
+        raise RequestError(400, "bad_request", "presences are of drives that are waited for")
+    return {drives[uuid]: mark for uuid, mark in known.items()}
+
+
+async def _while_connected(
+    request: Request,
+    waiting: Awaitable[dict[int, int]],
+    beside: Awaitable[dict[int, int]] | None,
+) -> tuple[dict[int, int], dict[int, int]]:
+    """The answers of both, of which one is mostly empty: `beside` ends with `waiting`, or ends it. Nothing
+    when the client has gone: the server does not cancel who answers it."""
     found: dict[int, int] = {}
+    told: dict[int, int] = {}
     async with plain_task_group() as group:
+
+        async def listen(told_of: Awaitable[dict[int, int]]) -> None:
+            told.update(await told_of)
+            group.cancel_scope.cancel()
 
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -299,11 +330,13 @@ async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]])
             group.cancel_scope.cancel()
 
         group.start_soon(watch)
+        if beside is not None:
+            group.start_soon(listen, beside)
         try:
             found = await waiting
         finally:
             group.cancel_scope.cancel()
-    return found
+    return found, told
 
 
 # Decoding

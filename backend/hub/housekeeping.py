@@ -21,6 +21,7 @@ from backend.hub.database import Database
 from backend.hub.log_segments import LogSegments
 from backend.hub.pack_table import PackTable, StoredPack
 from backend.hub.packing import HubBlocks
+from backend.hub.presence_table import PresenceTable
 from backend.hub.stray_packs import StrayPacks, StrayPackTable
 from backend.hub.thin_pack_table import ThinPackTable
 from backend.system import THIS_MACHINE, Environment
@@ -72,6 +73,7 @@ class Housekeeping:
         self._thin = ThinPackTable(database)
         self._compaction = HubCompaction(self._thin, blocks, environment=environment)
         self._stray = StrayPackTable(database, retention)
+        self._presences = PresenceTable(database)
         self._stray_packs = StrayPacks(self._stray, blocks.nodes, environment)
         self.done: Final = Done()
 
@@ -90,6 +92,7 @@ class Housekeeping:
         """All that is to do now; nothing if another process is at it. `DriveError`: the rest waits."""
         async with self._database.alone(LOCK) as is_ours:
             if is_ours:
+                await self._presences.forget_ended()
                 self.done.deleted += await self._blocks.collect(self._retention)
                 self.done.moved += await self._segments.round()
                 await self._repair()

@@ -32,6 +32,8 @@ class DriveKeys:
         "lease",
         "object",
         "pack",
+        "presence",
+        "presence_id",
         "snapshot_hash",
     )
 
@@ -52,6 +54,10 @@ class DriveKeys:
     pack: Final[bytes]
     """Seals the trailer index of packs (by a key derived per pack), authenticates fragments (by one derived
     from it)."""
+    presence: Final[bytes]
+    """Seals what a device says of what it is doing."""
+    presence_id: Final[bytes]
+    """Keys the hash that names the file of it."""
     snapshot_hash: Final[bytes]
     """Keys the hash of a snapshot's database, which its root holds."""
 
@@ -67,6 +73,8 @@ class DriveKeys:
         self.lease = derive(drive_key, "lease", drive_id)
         self.object = derive(drive_key, "object", drive_id)
         self.pack = derive(drive_key, "pack", drive_id)
+        self.presence = derive(drive_key, "presence", drive_id)
+        self.presence_id = derive(drive_key, "presence id", drive_id)
         self.snapshot_hash = derive(drive_key, "snapshot hash", drive_id)
 
     def __repr__(self) -> str:

@@ -57,6 +57,7 @@ class LocalUpstream:
         `mend_seconds` is the pause after commits could not be mended."""
         self.blocks: Final[BlockStore] = blocks or store
         self.housekeeping: Final = store
+        self.presence: Final = None
         self._gate = gate or Gate()
         self.log: Final = LeasedLog(log, writer, self._gate)
         self.roots: Final = LeasedRoots(objects, writer, self._gate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.remote.hub_client import Answer, HubClient
+from backend.remote.remote_presence import RemotePresence
 from backend.system import plain_hash
 from backend.upstream import (
     NO_COMMIT,
@@ -41,10 +43,13 @@ class RemoteLog:
     """See `backend.upstream.CommitLog`. The chain is checked here: nothing that the hub says of an order is
     believed."""
 
-    def __init__(self, client: HubClient, drive: bytes) -> None:
+    def __init__(self, client: HubClient, drive: bytes, presence: RemotePresence | None = None) -> None:
+        """`presence`: is told of what others show by the polls of this."""
         self._client = client
+        self._presence = presence
         self._drive = drive.hex()
         self._path = f"/v1/drives/{drive.hex()}"
+        self._presence_due = -math.inf
 
     async def head(self) -> Head:
         return wire.decode_head((await self._client.call("GET", f"{self._path}/head")).text)
@@ -83,13 +88,30 @@ class RemoteLog:
     async def wait_for_other(self, number: int) -> int | None:
         """Return when the newest commit is another one than that number: its number, which is less where the
         hub lost some; None: the hub does not say it."""
-        asked = {"drives": {self._drive: number}, "timeout": POLL_SECONDS}
         while True:
             again = trio.current_time() + SHORTEST_POLL
-            answer = await self._client.call("POST", "/v1/wait", said=asked, seconds=POLL_SECONDS)
-            if answer.status_code == 200:
+            said = self._asked(number)
+            answer = await self._client.call("POST", "/v1/wait", said=said, seconds=POLL_SECONDS)
+            if answer.status_code == 200 and not self._hears_of_presences_alone(answer):
                 return _told(answer, self._drive)
+            if answer.status_code == 200 and self._presence_due <= trio.current_time():
+                self._presence_due = again  # a commit that comes next is not to wait for that
+                continue
             await trio.sleep_until(again)  # long past, unless the hub answers without waiting
+
+    def _asked(self, number: int) -> dict[str, object]:
+        mark = None if self._presence is None else self._presence.asked
+        marks = {} if mark is None else {"presence": {self._drive: mark}}
+        return {"drives": {self._drive: number}, "timeout": POLL_SECONDS, **marks}
+
+    def _hears_of_presences_alone(self, answer: Answer) -> bool:
+        """Whether no head is told; of presences is heard who waits for these."""
+        marks, drives = answer.said.get("presence"), answer.said.get("drives")
+        mark = marks.get(self._drive) if isinstance(marks, dict) else None
+        if self._presence is None or type(mark) is not int or mark < 0:
+            return False
+        self._presence.tell(mark)
+        return drives == {}
 
 
 def _told(answer: Answer, drive: str) -> int | None:

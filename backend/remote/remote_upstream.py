@@ -12,6 +12,7 @@ from backend.remote.hub_client import HubClient
 from backend.remote.kept_log import KeptLog
 from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_blocks import RemoteBlocks
+from backend.remote.remote_presence import RemotePresence
 from backend.remote.remote_roles import RemoteHousekeeping, RemoteLog, RemoteRoots
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockStore, CommitLog, Head, Housekeeping, Roots
@@ -25,7 +26,8 @@ class RemoteUpstream:
         self._blocks = RemoteBlocks(client, drive, environment)
         self.blocks: BlockStore = self._blocks
         self.at_hand: Final = self._blocks.at_hand
-        self._log = RemoteLog(client, drive)
+        self.presence: Final = RemotePresence(client, drive)
+        self._log = RemoteLog(client, drive, self.presence)
         self.log: CommitLog = self._log
         self.roots: Final[Roots] = RemoteRoots(client, drive)
         self.housekeeping: Final[Housekeeping] = RemoteHousekeeping(

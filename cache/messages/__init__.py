@@ -105,7 +105,17 @@ from cache.messages.status import (
     MountStatus,
     WaitingStatus,
 )
-from cache.messages.watch import ATTRIBUTES, CONTENT, NAME, RESCAN, Watched, WatchWanted
+from cache.messages.watch import (
+    ATTRIBUTES,
+    CONTENT,
+    EDITING,
+    ENDED,
+    NAME,
+    RESCAN,
+    UPLOADING,
+    Watched,
+    WatchWanted,
+)
 
 __all__ = [
     "ACTIVITY",
@@ -120,6 +130,8 @@ __all__ = [
     "DEVICES",
     "DEVICE_REVOKE",
     "DIFF",
+    "EDITING",
+    "ENDED",
     "EPOCH_BEGIN",
     "KEEP",
     "KEPT",
@@ -150,6 +162,7 @@ __all__ = [
     "UNDO",
     "UNKEEP",
     "UNPIN",
+    "UPLOADING",
     "USAGE",
     "Activity",
     "AwayStatus",

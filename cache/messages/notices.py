@@ -11,8 +11,9 @@ from cache.messages.coding import omitted
 
 @dataclass(frozen=True, slots=True)
 class NoticeShown:
-    """`time_ns`: since 1970. `kind`: `conflict` or `mass deletion`. `path`: from the drive's root,
-    percent-encoded; empty: it is about the drive. `commit`: where the state before can be seen."""
+    """`time_ns`: since 1970. `kind`: `conflict`, `mass deletion`; what another device does now: `editing`,
+    `uploading`. `path`: from the drive's root, percent-encoded; empty: it is about the drive. `commit`: where
+    the state before can be seen; 0: none."""
 
     time_ns: int
     kind: str

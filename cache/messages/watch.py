@@ -11,6 +11,9 @@ RESCAN: Final = "rescan"
 NAME: Final = "name"
 ATTRIBUTES: Final = "attributes"
 CONTENT: Final = "content"
+EDITING: Final = "editing"
+UPLOADING: Final = "uploading"
+ENDED: Final = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class WatchWanted:
 @dataclass(frozen=True, slots=True)
 class Watched:
     """`change`: `name` (the path is of something else now, or of nothing, or was of nothing), `attributes`,
-    `content`, or `rescan`: anything below the folder may have changed, and later changes are told. `path`:
+    `content`, or `rescan`: anything below the folder may have changed, and later changes are told. `editing`,
+    `uploading`: another device has the file open for writing, or is uploading it; `ended`: no more. `path`:
     from the drive's root, percent-encoded. `device` made it, None: not known; `here`: it is this one."""
 
     change: str

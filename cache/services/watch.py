@@ -6,13 +6,14 @@ by programs on this mount are not told: inotify(7) sees those, and does not see 
 Invariants:
 1. The first line says `rescan`: all that changes after it is told. So does a line after changes were lost,
    as more than `MOST` waited for a slow reader.
-2. A watch never holds up the drive or another listener: what waits is kept here, each change once.
+2. What other devices do with files (`cache.presence`) is told when it begins, and when it has ended.
+3. A watch never holds up the drive or another listener: what waits is kept here, each change once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -21,11 +22,13 @@ import trio
 from cache.drive import Drive
 from cache.errors import NotDirectoryError
 from cache.history import ChangedPath, changed_paths
-from cache.messages import ATTRIBUTES, CONTENT, NAME, RESCAN, Watched
+from cache.messages import ATTRIBUTES, CONTENT, EDITING, ENDED, NAME, RESCAN, UPLOADING, Watched
+from cache.presence import Activity, Present
 from cache.sync import AttributesChanged, Change, ContentChanged, Missed, NameChanged
 
 MOST: Final = 10_000
 _KINDS: Final = {AttributesChanged: ATTRIBUTES, ContentChanged: CONTENT}
+_DOES: Final = {Activity.EDITING: EDITING, Activity.UPLOADING: UPLOADING}
 _ALL: Final = Watched(RESCAN, "", here=False)
 
 Tell = Callable[[Sequence[Watched]], Awaitable[None]]
@@ -40,6 +43,8 @@ class Watch:
         self._drive = drive
         self._root = root
         self._waiting: dict[Change, None] = {}
+        self._doing: dict[tuple[Activity, int, int], Present] = {}
+        """what was told of others that has not ended"""
         self._is_missed = True
         self._news = trio.Event()
         self._news.set()
@@ -48,9 +53,23 @@ class Watch:
         """Until cancelled, or the folder is gone. Raises what `tell` raises."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._drive.changes.serve, "a watch", self._note)
-            while await self._tell_news(tell):
-                pass
+            with self._hearing_of_presences():
+                while await self._tell_news(tell):
+                    pass
             nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def _hearing_of_presences(self) -> Iterator[None]:
+        listeners = [] if self._drive.presence is None else self._drive.presence.listeners
+        hear = self._wake
+        listeners.append(hear)
+        try:
+            yield
+        finally:
+            listeners.remove(hear)
+
+    def _wake(self) -> None:
+        self._news.set()
 
     async def _note(self, changes: Sequence[Change]) -> None:
         self._waiting |= dict.fromkeys(changes)
@@ -89,7 +108,20 @@ class Watch:
                     lines += self._inside(NAME, [found.names[change.parent, change.name]], found.root)
             elif isinstance(change, AttributesChanged | ContentChanged):
                 lines += self._inside(_KINDS[type(change)], found.inodes.get(change.inode, []), found.root)
-        return lines
+        return [*lines, *self._presences(found.root)]
+
+    def _presences(self, root: bytes) -> Iterator[Watched]:
+        now = [] if self._drive.presence is None else self._drive.presence.now()
+        doing = {
+            (present.activity, present.device, present.inode): present
+            for present in now
+            if not root or present.path.startswith(root + b"/")
+        }
+        before, self._doing = self._doing, doing
+        for key in doing.keys() - before.keys():
+            yield _of_presence(_DOES[key[0]], doing[key])
+        for key in before.keys() - doing.keys():
+            yield _of_presence(ENDED, before[key])
 
     def _inside(self, kind: str, places: Sequence[ChangedPath], root: bytes) -> Iterator[Watched]:
         for place in places:
@@ -103,3 +135,7 @@ class Watch:
         if commit > namespace.head().number:
             return namespace.device
         return namespace.writers.of(commit) if commit else None
+
+
+def _of_presence(change: str, present: Present) -> Watched:
+    return Watched(change, quote(present.path), here=False, device=present.device)

@@ -14,7 +14,8 @@ import trio
 
 from backend.errors import BlocksMissingError, ConflictError, NotFoundError
 from backend.remote import HubClient, RemoteUpstream
-from backend.upstream import BlockId, Commit, Head, SealedBlock, Upstream
+from backend.upstream import BlockId, Commit, Head, SealedBlock, SealedPresence, Upstream
+from backend.wire import PRESENCE_SIZE
 from tests.contents import KINDS, Kind, content
 from tests.contract.test_upstream import append, block, blocks, following, ids, store
 from tests.hub_server import RunningHub, hub_for_test
@@ -51,10 +52,13 @@ def _in_memory(hub: MemoryHub) -> Devices:
 def over_http(running: RunningHub, drive: tuple[bytes, bytes]) -> Devices:
     """Sessions of the drive of that id, by that token."""
     uuid, token = drive
+    tokens = {1: token}
 
     @asynccontextmanager
-    async def session(_number: int) -> AsyncIterator[Upstream]:
-        upstream = RemoteUpstream(HubClient(running.url, token), uuid)
+    async def session(number: int) -> AsyncIterator[Upstream]:
+        if number not in tokens:
+            tokens[number] = await trio.to_thread.run_sync(running.another_token, token)
+        upstream = RemoteUpstream(HubClient(running.url, tokens[number]), uuid)
         async with trio.open_nursery() as nursery:
             await nursery.start(upstream.run)
             yield upstream
@@ -198,3 +202,35 @@ async def test_roots_are_those_of_all(device: Devices) -> None:
         await first.roots.put_root("snapshot", b"one")
         await second.roots.put_root("snapshot", b"two")
         assert await first.roots.get_root("snapshot") == [b"two"]
+
+
+def presences(*letters: bytes) -> list[SealedPresence]:
+    return [SealedPresence(letter * 32, letter * PRESENCE_SIZE) for letter in letters]
+
+
+async def test_presences_are_shown_to_others_and_replaced_whole(device: Devices) -> None:
+    async with device(1) as first, device(2) as second, device(3) as third:
+        boards = [each.presence for each in (first, second, third)]
+        one, two, three = (each for each in boards if each is not None)
+        await one.show(presences(b"a", b"b"))
+        await two.show(presences(b"c"))
+        assert sorted(await three.of_others()) == presences(b"a", b"b", b"c")
+        assert await one.of_others() == presences(b"c")
+        await one.show(presences(b"b"))
+        await two.show([])
+        assert await three.of_others() == presences(b"b")
+
+
+async def test_who_listens_hears_that_others_show_something_else(device: Devices) -> None:
+    async with device(1) as first, device(2) as second, trio.open_nursery() as nursery:
+        assert first.presence is not None
+        assert second.presence is not None
+        second.presence.listen(lambda: True)
+        nursery.start_soon(second.log.wait_for_change, 0)
+        for shown in (presences(b"a"), presences(b"a", b"b"), []):
+            await first.presence.show(shown)
+            with trio.fail_after(30):
+                while await second.presence.of_others() != shown:
+                    await second.presence.wait_for_news()
+                await second.presence.wait_for_news()
+        nursery.cancel_scope.cancel()

@@ -30,6 +30,8 @@ from backend.hub import (
     HubMetrics,
     Imports,
     Pepper,
+    Presences,
+    PresenceTable,
     Quotas,
     Readiness,
     RequestRates,
@@ -77,6 +79,7 @@ class _Process:
         self._age = parts.age
         self._limits = file.limits
         self._heads = Heads(database)
+        self._presences = Presences(PresenceTable(database))
         self._readiness = Readiness(database, parts.nodes, file.profile)
         self._care = Housekeeping(
             database,
@@ -100,6 +103,7 @@ class _Process:
                 Quotas(database),
                 RequestRates(),
                 Imports(database, commits),
+                self._presences,
             )
         )
         application.router.routes[:0] = self._readiness.routes()
@@ -140,8 +144,8 @@ class _Process:
         """Serve until a signal."""
         await self._readiness.look()
         async with plain_task_group() as group:
-            for work in (self._heads.run, self._readiness.run, self._care.run, self._age.run):
-                group.start_soon(work)
+            for part in (self._heads, self._presences, self._readiness, self._care, self._age):
+                group.start_soon(part.run)
             if metrics_listener is not None:
                 group.start_soon(self._serve_metrics, metrics_listener)
             group.start_soon(self._obey_signals, group)

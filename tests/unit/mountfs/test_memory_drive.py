@@ -12,8 +12,8 @@ from tests.drives import opened
 from tests.memory_upstream import MemoryUpstream
 from tests.mount.memory_drive import MemoryDrive
 
-ELSEWHERE = {"past"}
-"""What it has none of: its mounts show no earlier states."""
+ELSEWHERE = {"past", "reach_head", "doing_elsewhere"}
+"""Calls that it has none of: its mounts show no earlier states, and no other device writes."""
 
 
 def asked_by(pattern: str) -> set[str]:

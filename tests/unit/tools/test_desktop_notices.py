@@ -51,6 +51,11 @@ def test_each_notice_is_shown_once_and_none_that_was_there_before() -> None:
     assert titles == [("/mnt/drive: conflicts", False), ("/mnt/drive: mass deletion", True)]
 
 
+def test_what_other_devices_are_doing_is_no_message() -> None:
+    doing = [(kind, "plan", "on laptop (device 3)") for kind in ("editing", "uploading")]
+    assert shown((noticed(OLD), status()), (noticed(OLD, *doing), status()), (noticed(OLD), status())) == []
+
+
 def test_many_at_once_are_one_message() -> None:
     many = [("conflict", f"f{number}", "a copy") for number in range(40)]
     (message,) = shown((noticed(), status()), (noticed(*many), status()))
