@@ -27,6 +27,7 @@ from cache.errors import (
     StaleError,
 )
 from cache.messages import DriveStatus
+from cache.slow_waits import SlowWaits
 from cache.sync import Broadcast
 from tests.statuses import mount_status
 
@@ -65,6 +66,7 @@ class MemoryDrive:
         """how often for which extended attribute"""
         self.background_fails = trio.Event()
         self.changes = Broadcast()
+        self.slow_waits = SlowWaits()
         root = self._new(stat.S_IFDIR | 0o755, 0, os.geteuid(), os.getegid())
         self._nodes[root].parent = root
 
