@@ -278,6 +278,9 @@ class MemoryDrive:
         attributes = self._node(inode).attributes
         attributes.mtime_ns, attributes.ctime_ns = mtime_ns, ctime_ns
 
+    async def moving(self) -> None:
+        """Nothing moves: there are no others."""
+
     async def settle(self, inode: int) -> None:
         self._node(inode)
 
