@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from backend.errors import DriveError, TransientError
+from backend.errors import DriveError, NotFoundError, TransientError
 from backend.remote.hub_account import HubAccount
 from backend.remote.logins import HubLogin, Logins
 from backend.system import THIS_MACHINE, Environment
@@ -43,18 +43,35 @@ class KeptToken:
 
     async def replace(self, account: HubAccount) -> HubLogin:
         """The login with another token, kept and in use; `account` goes on with it. `TransientError`: another
-        process of this machine is at it, or the hub is away: the token that is kept counts; `OSError`: the
-        login cannot be kept, and the old token counts. What `HubAccount.rotate` raises."""
+        process of this machine is at it, or the hub is away: the token that is kept counts; `NotFoundError`:
+        the login has ended, or is of another device; `OSError`: the login cannot be kept, and the old token
+        counts. What `HubAccount.rotate` raises."""
         with self.logins.alone(self.login.url) as is_alone:
             if not is_alone:
                 raise TransientError("another process of this machine is replacing its token")
-            kept = await trio.to_thread.run_sync(self.logins.load, self.login.url)
+            kept = await trio.to_thread.run_sync(self._load)
+            # Another process may have died before it used what it kept: a hub to which that is shown counts
+            # it from now on, and would give it up for the next token otherwise.
+            account.use_token(kept.token)
             # The answer is asked for once: one that comes late would void the token that a second one gave.
             new = replace(kept, token=await account.rotate(kept.device))
-            await trio.to_thread.run_sync(self.logins.save, new)
+            await trio.to_thread.run_sync(self._save, new, kept)
             account.use_token(new.token)
             await account.summary()
         return new
+
+    def _load(self) -> HubLogin:
+        """The login, of the same device. Blocks."""
+        kept = self.logins.load(self.login.url)
+        if kept.device != self.login.device:
+            raise NotFoundError("this machine has logged in anew: mount anew to use that login")
+        return kept
+
+    def _save(self, new: HubLogin, kept: HubLogin) -> None:
+        """Unless somebody has logged out or in while the hub was asked. Blocks."""
+        if self._load() != kept:
+            raise TransientError("the login was changed while its token was replaced")
+        self.logins.save(new)
 
     async def run(self, account: HubAccount, environment: Environment = THIS_MACHINE) -> None:
         """Have the token replaced whenever the hub says that it is due; for ever."""

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import trio
 
-from backend.errors import ReadOnlyError, TransientError
+from backend.errors import NotFoundError, ReadOnlyError, TransientError
 from backend.remote import HubAccount, HubClient, HubLogin, KeptToken, Logins
 from backend.system import Environment
 from tests.hub_server import RunningHub, hub_for_test
@@ -105,6 +105,36 @@ async def test_a_machine_that_dies_before_the_first_use_goes_on_with_what_it_kep
     assert await one.device() == one.kept.login.device
     machine.logins.save(replace(one.kept.login, token=token))
     assert await machine.process().device() == one.kept.login.device
+    assert await one.device() == one.kept.login.device
+
+
+async def test_a_second_process_that_dies_while_it_replaces_it_leaves_what_is_kept(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Regression: the second asked with the token that it had read, and the hub gave up the kept one."""
+    first, second = machine.process(), machine.process()
+    token = await first.account.rotate(first.kept.login.device)
+    machine.logins.save(replace(first.kept.login, token=token))
+    full = replace(second.kept, logins=UnwritableLogins(tmp_path / "hubs"))
+    with pytest.raises(OSError, match="no space"):
+        await full.replace(second.account)
+    for process in (machine.process(), second):
+        assert await process.device() == first.kept.login.device
+
+
+async def test_who_logs_in_anew_while_it_is_replaced_keeps_that_login(machine: Machine) -> None:
+    one = machine.process()
+    anew = replace(one.kept.login, device=one.kept.login.device + 1, token=bytes(32))
+
+    class Account(HubAccount):
+        async def rotate(self, number: int) -> bytes:
+            machine.logins.save(anew)
+            return await super().rotate(number)
+
+    for account in (Account(one.client), one.account):
+        with pytest.raises(NotFoundError, match="logged in anew"):
+            await one.kept.replace(account)
+        assert machine.logins.load(machine.url) == anew
     assert await one.device() == one.kept.login.device
 
 
