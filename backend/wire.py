@@ -62,6 +62,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
 two kinds of one class the first says it of an error."""
 TOKEN_SIZE: Final = 32
 TICKET_SIZE: Final = 16
+NODES_SIZE: Final = 16
 """Bytes by which the mover of a drive shows that it is the one that counts."""
 KEY_SIZE: Final = 32
 """Bytes of a salt, and of a key that a login shows."""

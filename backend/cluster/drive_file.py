@@ -20,7 +20,7 @@ from backend.errors import FormatError, NotFoundError, TransientError, UsageErro
 from backend.keys import DRIVE_ID_SIZE, KINDS, Argon2Cost, Slot, check_slot
 from backend.nodes import NodeEntry, decode_entries, encode_entry
 from backend.nodes import files as node_files
-from backend.system import THIS_MACHINE, TomlTable
+from backend.system import THIS_MACHINE, TomlTable, plain_hash
 
 FILE_NAME: Final = "drive.toml"
 FORMAT: Final = 3
@@ -43,6 +43,13 @@ class DriveFile:
     slots: tuple[Slot, ...]
     created: datetime.datetime
     moved: str = ""
+
+    @property
+    def nodes_id(self) -> bytes:
+        """16 bytes that tell these nodes from others that the drive was made on, or moved to. Changes of the
+        nodes leave it as it is."""
+        made = self.created.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+        return plain_hash(self.id + made.encode())[:16]
 
 
 def encode(drive: DriveFile) -> bytes:

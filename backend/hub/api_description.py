@@ -103,6 +103,7 @@ _WAIT: Final = _object(
     },
 )
 _TICKET: Final = _digits(wire.TICKET_SIZE, wire.TICKET_SIZE)
+_NODES: Final = _digits(wire.NODES_SIZE, wire.NODES_SIZE)
 _MOVED: Final[Mapping[str, Schema]] = {"Expected-Head": _HEAD, "Import-Ticket": _TICKET}
 _DONE: Final[Mapping[int, Schema | None]] = {204: None}
 
@@ -213,7 +214,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("PUT", f"{_DRIVE_PATH}/import"): Operation(
         "Move a drive here: this mover counts",
         _DONE,
-        _object({"ticket": _TICKET}),
+        _object({"ticket": _TICKET, "nodes": _NODES}),
         problems=(409,),
     ),
     ("POST", f"{_DRIVE_PATH}/import/log"): Operation(
@@ -225,7 +226,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("PUT", f"{_DRIVE_PATH}/departure"): Operation(
         "Move a drive away: no device's commit comes after this one",
         {200: _HEAD},
-        _object({"ticket": _TICKET}, {"over": {"type": "boolean"}}),
+        _object({"ticket": _TICKET, "nodes": _NODES}, {"over": {"type": "boolean"}}),
         problems=(409,),
     ),
     ("POST", f"{_DRIVE_PATH}/departure"): Operation(

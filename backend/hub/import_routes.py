@@ -5,7 +5,7 @@ Spec: docs/format/hub_api.md. asyncio's thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -49,8 +49,7 @@ class _Door:
     heads: Heads
 
     async def take_over(self, request: Request, drive: DriveNumber) -> Response:
-        ticket = octets(await json_object(request), "ticket", wire.TICKET_SIZE, wire.TICKET_SIZE)
-        await self.imports.take_over(drive.number, ticket)
+        await self.imports.take_over(drive.number, *_mover(await json_object(request)))
         return Response(status_code=204)
 
     async def append(self, request: Request, drive: DriveNumber) -> Response:
@@ -68,8 +67,7 @@ class _Door:
 
     async def close(self, request: Request, drive: DriveNumber) -> Response:
         said = await json_object(request)
-        ticket = octets(said, "ticket", wire.TICKET_SIZE, wire.TICKET_SIZE)
-        head = await self.imports.close(drive.number, ticket, over=said.get("over") is True)
+        head = await self.imports.close(drive.number, *_mover(said), over=said.get("over") is True)
         return Response(wire.encode_head(head), media_type="text/plain")
 
     async def leave(self, request: Request, drive: DriveNumber) -> Response:
@@ -79,6 +77,12 @@ class _Door:
     async def stay(self, request: Request, drive: DriveNumber) -> Response:
         await self.imports.stay(drive.number, _ticket(request))
         return Response(status_code=204)
+
+
+def _mover(said: Mapping[str, object]) -> tuple[bytes, bytes]:
+    """Its ticket, and the nodes that it moves the drive from or to."""
+    ticket = octets(said, "ticket", wire.TICKET_SIZE, wire.TICKET_SIZE)
+    return ticket, octets(said, "nodes", wire.NODES_SIZE, wire.NODES_SIZE)
 
 
 def _ticket(request: Request) -> bytes:

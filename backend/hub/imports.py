@@ -2,7 +2,8 @@
 
 A mover shows its *ticket*. A drive has one ticket, the newest: a mover that takes a new one shuts out all
 earlier movers. Who moves a drive away takes none from another mover unless it says so: it knows from the
-lease on the nodes that the other has ended (docs/moving.md).
+lease on the nodes that the other has ended (docs/moving.md). That is known of these nodes only: so a mover
+says which they are, and shuts out no mover of other nodes.
 An import is judged in one function of the database (`import_commit` in `schema/0004_moves.sql`), and is
 idempotent by its hash, as an append is.
 """
@@ -17,14 +18,19 @@ from backend.hub.database import Database
 from backend.upstream import Head
 
 _IMPORT: Final = "SELECT outcome, head, head_hash FROM import_commit(%s, %s, %s, %s, %s, %s, %s, %s)"
-_TAKE_OVER: Final = "UPDATE drive SET ticket = %s, departure = 0 WHERE id = %s AND importing"
+_SAME: Final = "(nodes IS NULL OR nodes = %(nodes)s)"
+_TAKE_OVER: Final = (
+    "UPDATE drive SET ticket = %(ticket)s, departure = 0, nodes = %(nodes)s"
+    f" WHERE id = %(drive)s AND importing AND {_SAME}"
+)
 _OPEN: Final = (
     "UPDATE drive SET importing = false, departure = 0 WHERE id = %s AND ticket = %s"
     " AND (NOT importing OR (head = %s AND head_hash = %s))"
 )
 _CLOSE: Final = (
-    "UPDATE drive SET importing = true, departure = 1, ticket = %(ticket)s WHERE id = %(drive)s"
-    " AND (NOT importing OR (departure = 1 AND (ticket = %(ticket)s OR %(over)s)))"
+    "UPDATE drive SET importing = true, departure = 1, ticket = %(ticket)s, nodes = %(nodes)s"
+    " WHERE id = %(drive)s"
+    f" AND (NOT importing OR (departure = 1 AND {_SAME} AND (ticket = %(ticket)s OR %(over)s)))"
     " RETURNING head, head_hash"
 )
 _STAY: Final = (
@@ -43,9 +49,12 @@ class Imports:
         self._database = database
         self._commits = commits
 
-    async def take_over(self, drive: int, ticket: bytes) -> None:
-        """Only this ticket (16 bytes) counts from now on. `ConflictError`: the drive is open. Idempotent."""
-        await self._change(_CLOSED, _TAKE_OVER, ticket, drive)
+    async def take_over(self, drive: int, ticket: bytes, nodes: bytes) -> None:
+        """Only this ticket (16 bytes) counts from now on, of a mover from these nodes (16 bytes).
+        `ConflictError`: the drive is open, or is moved from or to others. Idempotent."""
+        values = {"drive": drive, "ticket": ticket, "nodes": nodes}
+        if not await self._database.execute(_TAKE_OVER, values):
+            raise ConflictError("the drive is open here, or is moved from or to other nodes")
 
     async def append(self, drive: int, ticket: bytes, encoded: bytes, expected: Head) -> Head:
         """As `CommitTable.append`; blocks of `added` that are not stored are left out: of an old commit they
@@ -71,11 +80,12 @@ class Imports:
 
     # Away
 
-    async def close(self, drive: int, ticket: bytes, *, over: bool) -> Head:
-        """The newest commit, after which none of a device comes: the drive is being moved away by that
-        ticket. `over`: also if another mover had begun with it. `ConflictError`: the drive is not open.
-        Idempotent."""
-        row = await self._database.row(_CLOSE, {"drive": drive, "ticket": ticket, "over": over})
+    async def close(self, drive: int, ticket: bytes, nodes: bytes, *, over: bool) -> Head:
+        """The newest commit, after which none of a device comes: the drive is being moved away to these nodes
+        by that ticket. `over`: also if another mover had begun with it, to the same nodes. `ConflictError`:
+        the drive is not open. Idempotent."""
+        values = {"drive": drive, "ticket": ticket, "nodes": nodes, "over": over}
+        row = await self._database.row(_CLOSE, values)
         if row is None:
             raise ConflictError("the drive is not open here: another has begun to move it, or it has left")
         return Head(row[0], bytes(row[1]))

@@ -175,14 +175,15 @@ class HubAccount:
         said = {"uuid": drive.hex(), "sealed": sealed.hex()} | ({"ticket": ticket.hex()} if ticket else {})
         await self._client.call("POST", "/v1/drives", said=said)
 
-    async def take_over_import(self, drive: bytes, ticket: bytes) -> None:
+    async def take_over_import(self, drive: bytes, ticket: bytes, nodes: bytes) -> None:
         """See `RemoteImport.take_over`."""
-        await RemoteImport(self._client, drive, ticket).take_over()
+        await RemoteImport(self._client, drive, ticket).take_over(nodes)
 
-    async def stop_departure(self, drive: bytes, ticket: bytes) -> None:
-        """The drive is open again, and no mover before counts. `ConflictError`: it has left."""
+    async def stop_departure(self, drive: bytes, ticket: bytes, nodes: bytes) -> None:
+        """The drive is open again, and no mover before to the nodes of that id counts. `ConflictError`: it
+        has left, or is moved to others."""
         departure = RemoteDeparture(self._client, drive, ticket)
-        await departure.close(over=True)
+        await departure.close(nodes, over=True)
         await departure.stay()
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:

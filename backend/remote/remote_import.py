@@ -20,9 +20,11 @@ class RemoteImport:
         self._path = f"/v1/drives/{drive.hex()}/import"
         self._ticket = ticket
 
-    async def take_over(self) -> None:
-        """Shut out every mover before this one. `ConflictError`: the drive is open. Idempotent."""
-        await self._client.call("PUT", self._path, said={"ticket": self._ticket.hex()})
+    async def take_over(self, nodes: bytes) -> None:
+        """Shut out every mover before this one, who comes from the nodes of that id. `ConflictError`: the
+        drive is open, or is moved from or to others. Idempotent."""
+        said = {"ticket": self._ticket.hex(), "nodes": nodes.hex()}
+        await self._client.call("PUT", self._path, said=said)
 
     async def append(self, commit: Commit, expected: Head) -> Head:
         """As `CommitLog.append`; a block that is not stored is left out. `ConflictError`: also if another
@@ -52,10 +54,12 @@ class RemoteDeparture:
         self._path = f"/v1/drives/{drive.hex()}/departure"
         self._ticket = ticket.hex()
 
-    async def close(self, *, over: bool = False) -> Head:
-        """The newest commit, after which the hub takes none. `over`: another mover, who had begun, is shut
-        out. `ConflictError`: the drive is not open there. Idempotent."""
-        answer = await self._client.call("PUT", self._path, said={"ticket": self._ticket, "over": over})
+    async def close(self, nodes: bytes, *, over: bool = False) -> Head:
+        """The newest commit, after which the hub takes none; the drive goes to the nodes of that id. `over`:
+        another mover, who had begun with the same, is shut out. `ConflictError`: the drive is not open
+        there. Idempotent."""
+        said = {"ticket": self._ticket, "nodes": nodes.hex(), "over": over}
+        answer = await self._client.call("PUT", self._path, said=said)
         return wire.decode_head(answer.text)
 
     async def stay(self) -> None:

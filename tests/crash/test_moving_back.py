@@ -4,6 +4,7 @@ at the hub or on the nodes, all that was stored is there, and it is never open a
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import trio
 
 from backend.cluster import HeldDrive
-from backend.errors import AwayError, FencedError, UsageError
+from backend.errors import AwayError, DriveError, FencedError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin, RemoteDeparture
@@ -279,3 +280,28 @@ def test_there_and_back_again(made: SmallDrive, login: HubLogin, are_new: bool) 
     assert trio.run(move_back, made, login, b"again") == ""
     another = made.read()
     assert {path: another[path] for path in expected} == expected
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_other_nodes_of_a_drive_that_has_left_do_not_open_it(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """They were made for another move, and `move-to --undo` opens neither them nor the hub."""
+
+    async def fails(_departure: RemoteDeparture) -> None:
+        raise AwayError("no answer")
+
+    other = SmallDrive(made.folder / "second", {})
+    other.drive.parent.mkdir()
+    shutil.copy(made.folder / "key", other.folder)
+    log_in(other, login.url, login.token)
+    trio.run(make_nodes, other, login)
+    with monkeypatch.context() as patch:
+        if not is_told:
+            patch.setattr(RemoteDeparture, "leave", fails)
+        assert trio.run(move_back, made, login) == ""
+    with pytest.raises(DriveError, match="other nodes"):
+        undo(other, monkeypatch)
+    with pytest.raises(UsageError, match="has moved to"):
+        other.unlocked()
+    require_moved(made, login, made.content)

@@ -65,7 +65,7 @@ class AtHubs:
         client = HubClient(self._url, self._token)
         upstream, mover = RemoteUpstream(client, DRIVE_ID), RemoteImport(client, DRIVE_ID, os.urandom(16))
         if is_mover:
-            await mover.take_over()
+            await mover.take_over(b"n" * 16)
         async with trio.open_nursery() as nursery:
             await nursery.start(upstream.run)
             yield AtHub(upstream, mover)

@@ -50,7 +50,7 @@ async def _kept(held: HeldDrive, session: AccountSession) -> tuple[list[str], st
     folder, file = held.folder, held.file
     if await session.is_leaving(file.id):
         lines = await held.stay_away()
-        await session.stop_departure(file.id)
+        await session.stop_departure(file.id, file.nodes_id)
         return lines, f"{file.moved}: the drive is there, and has not moved to {folder}; mount it as before"
-    await session.stop_import(file.id)
+    await session.stop_import(file.id, file.nodes_id)
     return await held.come_back(), f"{folder}: the drive is here, and has not moved; mount it as before"

@@ -5,8 +5,8 @@ Calls of the hub are `HubAccount`'s, and raise what these do. On trio; secrets a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import trio
 
 from backend.errors import (
+    ConflictError,
     CorruptError,
     FactorNeededError,
     FormatError,
@@ -52,6 +53,10 @@ from backend.wire import TICKET_SIZE
 from tools.closing import closed_at_end
 
 NO_TOKEN: Final = b""
+_ON_OTHERS: Final = (
+    "the drive is on other nodes, or a move of it from or to other nodes has begun; nothing was opened here: "
+    "mount the folder of those, or settle the move with that"
+)
 Result = TypeVar("Result")
 
 
@@ -205,8 +210,9 @@ class AccountSession:
         elif found.name != name:
             raise UsageError(f"the drive is being moved here as {found.name}: go on with that name")
 
-    async def stop_import(self, uuid: bytes) -> None:
-        """Whoever moves the drive of that id here is shut out. `UsageError`: it is open already."""
+    async def stop_import(self, uuid: bytes, nodes: bytes) -> None:
+        """Whoever moves the drive of that id here from the nodes of that id is shut out. `UsageError`: it is
+        open already, or on other nodes."""
         row = next((each for each in await self._account.drives() if each.uuid == uuid), None)
         if row is None:
             return
@@ -214,15 +220,22 @@ class AccountSession:
             raise UsageError(
                 "the drive is open at the hub: mount it there, this is a part of it or an old state"
             )
-        await self._account.take_over_import(uuid, self._environment.random_bytes(TICKET_SIZE))
+        if row.has_left:
+            raise UsageError(_ON_OTHERS)
+        with _told_of_others():
+            ticket = self._environment.random_bytes(TICKET_SIZE)
+            await self._account.take_over_import(uuid, ticket, nodes)
 
     async def is_leaving(self, uuid: bytes) -> bool:
         """Whether the drive of that id is closed, and on its way to nodes."""
         return any(row.uuid == uuid and row.is_leaving for row in await self._account.drives())
 
-    async def stop_departure(self, uuid: bytes) -> None:
-        """Whoever moves the drive of that id away is shut out, and it is open here again."""
-        await self._account.stop_departure(uuid, self._environment.random_bytes(TICKET_SIZE))
+    async def stop_departure(self, uuid: bytes, nodes: bytes) -> None:
+        """Whoever moves the drive of that id away to the nodes of that id is shut out, and it is open here
+        again. `UsageError`: it is moved to others."""
+        with _told_of_others():
+            ticket = self._environment.random_bytes(TICKET_SIZE)
+            await self._account.stop_departure(uuid, ticket, nodes)
 
     async def rename_drive(self, old: str, new: str) -> None:
         """`NotFoundError`: there is none of that name (or id); `UsageError`: as of `create_drive`."""
@@ -281,6 +294,14 @@ class AccountSession:
     ) -> Result:
         _, answer = await _proved(self._account, self._login.email, secrets, code, call)
         return answer
+
+
+@contextmanager
+def _told_of_others() -> Iterator[None]:
+    try:
+        yield
+    except ConflictError:
+        raise UsageError(_ON_OTHERS) from None
 
 
 @asynccontextmanager

@@ -114,7 +114,7 @@ class Moving:
         to = Address.parse(address)
         steps = Steps(self._drive, tell, self._drive.upstream.confirm_writer, self._environment)
         async with self._at_hub(to, held.file.id, rate) as there:
-            await there.mover.take_over()
+            await there.mover.take_over(held.file.nodes_id)
             await steps.run(there, partial(_switch, held, to.source, there.mover))
         tell.say(f"{held.folder}: the drive is at {to.source} now; {THEN}")
 

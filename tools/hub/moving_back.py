@@ -106,7 +106,7 @@ class MovingBack:
         last: list[Head] = []
 
         async def close() -> None:
-            last.append(await departure.close())
+            last.append(await departure.close(held.file.nodes_id))
 
         async def last_look() -> None:
             await self._drive.publisher.follow()

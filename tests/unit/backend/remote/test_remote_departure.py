@@ -12,6 +12,8 @@ from backend.remote import HubAccount, HubClient, RemoteDeparture, RemoteImport,
 from backend.upstream import Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 
+NODES = b"n" * 16
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningHub]:
@@ -50,8 +52,8 @@ def device(running: RunningHub) -> Device:
 async def test_no_commit_comes_after_the_one_that_the_mover_is_told(device: Device) -> None:
     head = await device.commit()
     mover = device.mover()
-    assert await mover.close() == head
-    assert await mover.close() == head
+    assert await mover.close(NODES) == head
+    assert await mover.close(NODES) == head
     assert await device.state() == (True, True, False)
     with pytest.raises(ReadOnlyError, match="being moved from here"):
         await device.commit()
@@ -59,7 +61,7 @@ async def test_no_commit_comes_after_the_one_that_the_mover_is_told(device: Devi
     await mover.stay()
     assert await device.state() == (False, False, False)
     assert (await device.commit()).number == 2
-    await mover.close()
+    await mover.close(NODES)
     await mover.leave()
     await mover.leave()
     assert await device.state() == (True, False, True)
@@ -77,13 +79,26 @@ async def _require_refused(*calls: Callable[[], Awaitable[object]]) -> None:
 async def test_one_mover_counts(device: Device) -> None:
     first, second, third = device.mover(), device.mover(), device.mover()
     await _require_refused(first.stay, first.leave)
-    await first.close()
+    await first.close(NODES)
     with pytest.raises(ConflictError, match="another has begun"):
-        await second.close()
-    await second.close(over=True)
-    await _require_refused(first.stay, first.leave, first.close)
+        await second.close(NODES)
+    await second.close(NODES, over=True)
+    await _require_refused(first.stay, first.leave, lambda: first.close(NODES))
     await second.leave()
-    await _require_refused(second.stay, third.close, lambda: third.close(over=True))
+    await _require_refused(second.stay, lambda: third.close(NODES), lambda: third.close(NODES, over=True))
+    await device.client.close()
+
+
+async def test_a_mover_of_other_nodes_shuts_nobody_out(device: Device) -> None:
+    """Who has the lease of these nodes knows nothing of a mover of those."""
+    mover, other, others = device.mover(), device.mover(), b"o" * 16
+    back = RemoteImport(device.client, device.drive, os.urandom(16))
+    await mover.close(NODES)
+    await _require_refused(lambda: other.close(others, over=True), lambda: back.take_over(others))
+    await mover.leave()
+    await _require_refused(lambda: back.take_over(others))
+    await back.take_over(NODES)
+    await _require_refused(lambda: back.take_over(others))
     await device.client.close()
 
 
@@ -91,10 +106,10 @@ async def test_a_drive_that_has_left_comes_back_from_where_it_was(device: Device
     head = await device.commit()
     mover, back = device.mover(), RemoteImport(device.client, device.drive, os.urandom(16))
     with pytest.raises(ConflictError):
-        await back.take_over()
-    await mover.close()
+        await back.take_over(NODES)
+    await mover.close(NODES)
     await mover.leave()
-    await back.take_over()
+    await back.take_over(NODES)
     assert await device.state() == (True, False, False)
     made = await back.append(Commit(2, head.hash, 1, 3, 1, (), (), b"on nodes"), head)
     await back.open(made)

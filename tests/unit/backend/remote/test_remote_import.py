@@ -21,6 +21,7 @@ from tests.hub_server import RunningHub, hub_for_test
 EMPTY = Head(0, NO_COMMIT)
 OLD, NEW = BlockId(b"o" * 32), BlockId(b"n" * 32)
 FIRST, SECOND = b"1" * 16, b"2" * 16
+NODES = b"n" * 16
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ async def test_devices_are_refused_before_the_end_and_movers_after_it(running: R
             with pytest.raises(ConflictError):
                 await mover.append(second, head)
             with pytest.raises(ConflictError):
-                await mover.take_over()
+                await mover.take_over(NODES)
         await log.append(second, head)
         assert await log.head() == last
 
@@ -108,7 +109,7 @@ async def test_a_mover_that_has_taken_over_shuts_out_the_one_before(running: Run
     async with moved(running) as drive:
         await drive.first.append(first, EMPTY)
         for _ in range(2):
-            await drive.second.take_over()
+            await drive.second.take_over(NODES)
         with pytest.raises(ConflictError):
             await drive.first.append(second, head)
         with pytest.raises(ConflictError):
@@ -135,7 +136,7 @@ async def test_a_drive_that_was_not_made_for_it_takes_no_import(running: Running
     mover = RemoteImport(client, uuid, FIRST)
     (first, _), *_ = commits(1)
     with pytest.raises(ConflictError):
-        await mover.take_over()
+        await mover.take_over(NODES)
     with pytest.raises(ConflictError):
         await mover.append(first, EMPTY)
     with pytest.raises(ConflictError):
