@@ -141,7 +141,6 @@ class Rebaser:
             becomes is None and self._is_large(commits),
         )
         resolved = await rebase(self._ledger, rebasing)
-        self._changes.announce(_changes(resolved.changed))
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
         self._say(resolved, base)
@@ -189,6 +188,8 @@ class Rebaser:
         replaced = Replaced(base, resolved.changed.replaced, resolved.changed.became)
         for onlooker in self._changes.onlookers:
             onlooker.after(replaced)
+        # At once: whoever sees the new state may ask whether all doors were told of it (`Coherence`).
+        self._changes.announce(_changes(resolved.changed))
 
     def _say(self, resolved: Resolved, base: int) -> None:
         said = [decision for decision in resolved.decisions if decision.row not in _SILENT][-MOST:]

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from backend.upstream import Head
 from cache.contact.contact import PATIENCE
 from cache.errors import AbandonedError
+from cache.journal import Journal
 from cache.sync import Change
 from tests import contents
 from tests.contents import KINDS
@@ -66,6 +67,38 @@ async def test_the_doors_were_told_before_it_goes_on(hub: Hub) -> None:
         assert not told
         await second.reach_head(told=True)
         assert told
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_doors_were_told_of_what_is_followed_already(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: who opened while the journal was synced after a rebase saw what the kernel remembered."""
+    told: list[Change] = []
+    is_syncing, may_end, sync = trio.Event(), trio.Event(), Journal.sync
+
+    async def wait_and_sync(journal: Journal) -> None:
+        is_syncing.set()
+        await may_end.wait()
+        await sync(journal)
+
+    async def listen(changes: Sequence[Change]) -> None:
+        told.extend(changes)
+
+    async with hub.device(1) as first, hub.device(2) as second, trio.open_nursery() as nursery:
+        await second.reach_head(told=True)
+        await nursery.start(second.changes.serve, "a door", listen)
+        await make_file(first, b"f", b"x")
+        await first.sync()
+        monkeypatch.setattr(Journal, "sync", wait_and_sync)
+        nursery.start_soon(second.publisher.follow)
+        await is_syncing.wait()
+        seen = b"f" in names(second)
+        await second.reach_head(told=True)
+        was_told = [*told]
+        may_end.set()
+        assert seen
+        assert was_told
         nursery.cancel_scope.cancel()
 
 
