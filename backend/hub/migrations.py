@@ -27,9 +27,12 @@ _IS_USED: Final = "SELECT EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FRO
 
 
 def migrations() -> dict[int, str]:
-    """The SQL by number, in order."""
+    """The SQL by number, in order. `ValueError`: two files have one number."""
     found = [each for each in files("backend.hub").joinpath("schema").iterdir() if each.name.endswith(".sql")]
-    return {int(each.name[:4]): each.read_text() for each in sorted(found, key=lambda each: each.name)}
+    texts = {int(each.name[:4]): each.read_text() for each in sorted(found, key=lambda each: each.name)}
+    if len(texts) < len(found):
+        raise ValueError("two migrations have one number")
+    return texts
 
 
 async def migrate(connection: AsyncConnection) -> list[int]:

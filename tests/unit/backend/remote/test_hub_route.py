@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -207,26 +207,41 @@ def test_a_proxy_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, proxy:
         HubClient("https://hub.example", bytes(32))
 
 
-@pytest.mark.parametrize(("limit", "most"), [(None, AT_ONCE), (RATE, 1)])
-async def test_with_a_limit_batches_go_one_after_the_other(
-    autojump_clock: MockClock, limit: int | None, most: int
-) -> None:
+async def test_batches_go_at_once() -> None:
+    all_there = trio.Event()
+
+    async def wait(under_way: int) -> None:
+        if under_way == AT_ONCE:
+            all_there.set()
+        await all_there.wait()
+
+    with trio.fail_after(60):
+        assert await _most_at_once(HubRoute(), wait) == AT_ONCE
+
+
+async def test_with_a_limit_batches_go_one_after_the_other(autojump_clock: MockClock) -> None:
     """Each has the whole rate then: a hub ends bodies that come too slowly."""
+    assert await _most_at_once(HubRoute(upload_limit=RATE), lambda _under_way: trio.sleep(1)) == 1
+
+
+async def _most_at_once(route: HubRoute, wait: Callable[[int], Awaitable[None]]) -> int:
+    """The number of batches that a hub had at once, which answers when `wait` says so of their number."""
     under_way: list[int] = [0, 0]
 
     async def take(request: httpx.Request) -> httpx.Response:
         under_way[0] += 1
         under_way[1] = max(under_way)
         await request.aread()
-        await trio.sleep(1)
+        await wait(under_way[0])
         under_way[0] -= 1
         return httpx.Response(204, stream=httpx.ByteStream(b""))
 
-    blocks = RemoteBlocks(_limited(HubRoute(upload_limit=limit), httpx.MockTransport(take)), bytes(16))
+    blocks = RemoteBlocks(_limited(route, httpx.MockTransport(take)), bytes(16))
     async with trio.open_nursery() as nursery:
         await nursery.start(blocks.run)
         sealed = [SealedBlock(BlockId(bytes([at]) * 32), bytes(4 << 20)) for at in range(9)]
         await blocks.put_blocks(sealed)
         await blocks.flush()
         nursery.cancel_scope.cancel()
-    assert under_way == [0, most]
+    assert under_way[0] == 0
+    return under_way[1]
