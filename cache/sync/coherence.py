@@ -12,8 +12,8 @@ from typing import Final
 
 import trio
 
-from backend.errors import DriveError, TransientError
-from backend.upstream import Upstream
+from backend.errors import DriveError, ThrottledError, TransientError
+from backend.upstream import Head, Upstream
 from cache.contact import Contact
 from cache.errors import FileSystemError
 from cache.journal import Ledger
@@ -59,9 +59,18 @@ class Coherence:
             answered.set()
 
     async def _reach(self) -> None:
-        head = await self._contact.reach(self._upstream.log.head)
+        head = await self._contact.reach(self._head)
         if head.number > self._ledger.head.number:
             await self._follow()
+
+    async def _head(self) -> Head:
+        """Of the upstream. One that asks to come later is not away: programs that open many files make many
+        questions."""
+        while True:
+            try:
+                return await self._upstream.log.head()
+            except ThrottledError as error:
+                await trio.sleep(error.seconds)
 
     async def reach_head(self, *, told: bool) -> None:
         """Return when the drive has what the upstream had at the call and, with `told`, when the doors were

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
+from backend.errors import ThrottledError
 from backend.upstream import Head
 from cache.contact.contact import PATIENCE
 from cache.errors import AbandonedError
@@ -53,9 +55,10 @@ async def test_an_opening_sees_what_was_published_before_it(hub: Hub) -> None:
 
 async def test_the_doors_were_told_before_it_goes_on(hub: Hub) -> None:
     told: list[Change] = []
+    may_hear = trio.Event()
 
     async def listen(changes: Sequence[Change]) -> None:
-        await trio.sleep(0.05)
+        await may_hear.wait()
         told.extend(changes)
 
     async with hub.device(1) as first, hub.device(2) as second, trio.open_nursery() as nursery:
@@ -65,9 +68,16 @@ async def test_the_doors_were_told_before_it_goes_on(hub: Hub) -> None:
         await first.sync()
         await second.reach_head(told=False)
         assert not told
+        nursery.start_soon(set_later, may_hear)
         await second.reach_head(told=True)
         assert told
         nursery.cancel_scope.cancel()
+
+
+async def set_later(event: trio.Event) -> None:
+    """When nobody goes on before that."""
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    event.set()
 
 
 async def test_the_doors_were_told_of_what_is_followed_already(
@@ -117,6 +127,27 @@ async def test_those_who_open_at_once_share_questions(hub: Hub, monkeypatch: pyt
             for _ in range(CALLERS):
                 nursery.start_soon(lambda: second.reach_head(told=True))
         assert 0 < asked < 5
+
+
+async def test_a_hub_that_asks_to_come_later_is_asked_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the hub counted as away, and the file was opened as it was."""
+    refusals, ask = [0.2, 0.0, 0.1], HubSession.head
+
+    async def head(session: HubSession) -> Head:
+        if refusals:
+            raise ThrottledError("the account makes too many requests", refusals.pop())
+        return await ask(session)
+
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"x")
+        await first.sync()
+        monkeypatch.setattr(HubSession, "head", head)
+        await second.reach_head(told=True)
+        assert not second.contact.is_lost
+        assert b"f" in names(second)
+        assert not refusals
 
 
 @pytest.mark.logs_warnings
