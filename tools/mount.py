@@ -170,7 +170,7 @@ def _prepare_at_hub(
 ) -> DriveAtHub:
     drives = HubDrives(Address.parse(address), os.environ, environment)
     places.free_mountpoint(mountpoint)
-    drive = drives.found(_route(drives.login, options), _warn)
+    drive = drives.found(_route(drives.login, options), _warn, read_only=options.read_only)
     own = _folders(drive.id_text, options)
     places.check_not_covered(mountpoint, [str(own.cache), str(own.state)])
     places.check_state_disk(own.state)

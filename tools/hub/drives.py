@@ -80,11 +80,11 @@ class HubDrives:
         self.login: Final = logins.load(address.hub)
         self._known = KnownDrives(logins.folder_of(address.hub), environment)
 
-    def found(self, route: HubRoute, tell: Callable[[str], None]) -> DriveAtHub:
+    def found(self, route: HubRoute, tell: Callable[[str], None], *, read_only: bool = False) -> DriveAtHub:
         """The drive of that name. A process that asks goes into the background later, so another asks. `tell`
         is told that the hub is away: what it said before counts then. `NotFoundError`: the account has no
-        drive of that name; `UsageError`: it is still being moved there; `ReadOnlyError`: the hub does not
-        know this device any more; what asking raises."""
+        drive of that name; `UsageError`: it is still being moved there, or (unless it is opened `read_only`)
+        away; `ReadOnlyError`: the hub does not know this device any more; what asking raises."""
         said = aside(partial(_asked, self.login, route))
         if isinstance(said, TransientError):
             known = self._known.load()
@@ -94,13 +94,12 @@ class HubDrives:
             return self._named(known)
         if isinstance(said, DriveError):
             raise said
-        self._require_all_there(said)
-        rows = [ListedDrive(row.uuid, row.sealed) for row in said if not row.is_importing]
-        self._known.keep(rows)
-        return self._named(rows)
+        self._known.keep([ListedDrive(row.uuid, row.sealed) for row in said if not row.is_importing])
+        closed = {row.uuid: row for row in said if row.is_importing and not (read_only and _is_whole(row))}
+        self._require_open(closed)
+        return self._named([ListedDrive(row.uuid, row.sealed) for row in said if row.uuid not in closed])
 
-    def _require_all_there(self, rows: Sequence[SealedDrive]) -> None:
-        closed = {row.uuid: row for row in rows if row.is_importing}
+    def _require_open(self, closed: Mapping[bytes, SealedDrive]) -> None:
         listed = [ListedDrive(row.uuid, row.sealed) for row in closed.values()]
         opened, _ = _opened(AccountKeys(self.login.account_root), listed)
         for uuid, drive in opened.items():
@@ -124,13 +123,21 @@ class HubDrives:
         return DriveAtHub(source, self.login, uuid, DriveKeys(opened[uuid].key, uuid), self._logins)
 
 
+def _is_whole(row: SealedDrive) -> bool:
+    """Whether a closed drive can be read there: all that it had before it was moved away is there."""
+    return row.is_leaving or row.has_left
+
+
 def _why_closed(row: SealedDrive) -> str:
     if row.has_left:
-        return "the drive has moved from there to nodes of its own: mount the folder that it was moved to"
+        return (
+            "the drive has moved from there to nodes of its own: mount the folder that it was moved to; as "
+            "it was then it can be read here, by a mount with -o ro"
+        )
     if row.is_leaving:
         return (
             "the drive is being moved from there to nodes of its own; if that was interrupted, drivefs "
-            "move-to --undo FOLDER has it stay"
+            "move-to --undo FOLDER has it stay; it can be read here meanwhile, by a mount with -o ro"
         )
     return "the drive is being moved there (drivefs move-to), and not all of it has come yet"
 

@@ -93,10 +93,12 @@ def variables(hub: Listing, tmp_path: Path) -> dict[str, str]:
     return found
 
 
-def found(hub: Listing, variables: dict[str, str], name: str, told: list[str]) -> bytes:
+def found(
+    hub: Listing, variables: dict[str, str], name: str, told: list[str], *, read_only: bool = False
+) -> bytes:
     """The id of the drive."""
     address = Address.parse(f"{hub.url}/{name}")
-    drive = HubDrives(address, variables, THIS_MACHINE).found(HubRoute(), told.append)
+    drive = HubDrives(address, variables, THIS_MACHINE).found(HubRoute(), told.append, read_only=read_only)
     assert drive.source == f"{hub.url}/{name}"
     return drive.drive_id
 
@@ -111,6 +113,18 @@ def test_a_drive_that_is_not_open_there_is_not_opened(hub: Listing, variables: d
     assert found(hub, variables, "work", []) == hub.rows[1].uuid
     hub.is_importing = False
     assert found(hub, variables, "photos", []) == hub.rows[0].uuid
+
+
+def test_a_drive_that_moves_away_can_be_read_there(hub: Listing, variables: dict[str, str]) -> None:
+    """Its nodes may be lost. One that is still coming is not whole, and what is closed is not remembered."""
+    hub.add("photos")
+    hub.is_importing = True
+    with pytest.raises(UsageError, match="not all of it has come"):
+        found(hub, variables, "photos", [], read_only=True)
+    for hub.departure in (1, 2):
+        assert found(hub, variables, "photos", [], read_only=True) == hub.rows[0].uuid
+    with pytest.raises(NotFoundError):
+        HubDrives(Address.parse(f"{hub.url}/photos"), variables, THIS_MACHINE).known()
 
 
 def test_a_drive_is_found_by_its_name(hub: Listing, variables: dict[str, str]) -> None:
