@@ -17,7 +17,9 @@ from backend.upstream import PRESENCE_SECONDS, SealedPresence
 _END_OTHERS: Final = (
     "DELETE FROM presence WHERE drive = %(drive)s AND device = %(device)s AND key <> ALL(%(keys)s::bytea[])"
 )
-_COUNT: Final = "SELECT count(*) FROM presence WHERE drive = %(drive)s AND device <> %(device)s"
+_COUNT: Final = (
+    "SELECT count(*) FROM presence WHERE drive = %(drive)s AND device <> %(device)s AND expires > now()"
+)
 _SHOW: Final = (
     "INSERT INTO presence (drive, device, key, mark, body, expires)"
     " SELECT %(drive)s, %(device)s, key, mark, body, now() + %(seconds)s * interval '1 second'"

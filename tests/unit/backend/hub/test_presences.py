@@ -82,6 +82,20 @@ def test_more_than_the_limits_or_anything_else_is_refused(two: Two) -> None:
         two.running.call(fill())
 
 
+def test_those_that_have_ended_take_no_place_of_others(two: Two) -> None:
+    table = PresenceTable(two.running.database)
+    old = "UPDATE presence SET expires = now() WHERE drive = %s"
+
+    async def fill() -> list[SealedPresence]:
+        for device in range(1 << 40, (1 << 40) + wire.MAX_IDS // MAX_PRESENCES):
+            await table.show(two.drive, device, presences(MAX_PRESENCES))
+        await two.running.database.execute(old, (two.drive,))
+        await table.show(two.drive, two.devices[0], presences(MAX_PRESENCES))
+        return await table.of_others(two.drive, two.devices[1])
+
+    assert len(two.running.call(fill())) == MAX_PRESENCES
+
+
 def test_a_poll_ends_when_a_set_changes_and_not_when_it_is_renewed(two: Two) -> None:
     shown = presences(2)
     assert two.wait(1, 0, 0).status_code == 204
