@@ -146,7 +146,8 @@ class HubSession:
         self._buffered: dict[BlockId, SealedBlock] = {}
         self.cached: CachedBlocks | None = None
         """the disk cache of the device, before the hub"""
-        self._known: list[SealedPresence] = []
+        self._known: list[bytes] = []
+        """the keys of what others showed at the last news: what is said anew is none"""
 
     @property
     def epoch(self) -> int:
@@ -190,7 +191,7 @@ class HubSession:
         pass
 
     async def wait_for_news(self) -> None:
-        while (shown := self._hub.shown_to(self)) == self._known:
+        while (shown := [each.key for each in self._hub.shown_to(self)]) == self._known:
             await self._hub.shown_anew.wait()
         self._known = shown
 

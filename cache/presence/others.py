@@ -39,6 +39,8 @@ class Others:
         self._heard: dict[int, tuple[int, float]] = {}
         """by device the time of its newest set, by its clock, and when that was heard, by the loop's"""
         self._present: list[Present] = []
+        self.are_shown = False
+        """whether the hub shows any, of a device that is not known here yet, too"""
 
     def take(self, shown: Sequence[SealedPresence]) -> None:
         """The hub shows these, and no others."""
@@ -47,7 +49,7 @@ class Others:
             time_ns, _ = self._heard.get(present.device, (-1, 0.0))
             if present.time_ns > time_ns:
                 self._heard[present.device] = present.time_ns, trio.current_time()
-        self._present = found
+        self._present, self.are_shown = found, bool(shown)
 
     def _opened(self, sealed: SealedPresence) -> Present | None:
         try:

@@ -12,8 +12,9 @@ Event-loop thread only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, islice
 from math import inf
 from typing import Final, NamedTuple
 
@@ -67,8 +68,10 @@ class Presence:
         self._environment = environment
         self._others = Others(codec, environment, self._is_other)
         self._told: list[tuple[Activity, int, int]] = []
-        self._shown: dict[tuple[Activity, int], int] = {}
-        """what is shown, and since when"""
+        self._doing: dict[tuple[Activity, int], int] = {}
+        """the activities of this device at the last tick, and since when"""
+        self._shown: frozenset[tuple[Activity, int]] | None = frozenset()
+        """those that the hub shows; None: it is not known, as the last answer did not come"""
         self._has_others = False
         self._due = -inf
         self._time_ns = 0
@@ -108,7 +111,7 @@ class Presence:
 
     async def _hear(self) -> None:
         while True:
-            with trio.move_on_after(RENEWAL if self.now() else inf):
+            with trio.move_on_after(RENEWAL if self._others.are_shown else inf):
                 await self._board.wait_for_news()
             while not await self._look():
                 await trio.sleep(RENEWAL)
@@ -138,36 +141,42 @@ class Presence:
         """Show the activities of this device, if they are others than those shown, or are to be renewed."""
         try:
             with trio.fail_after(PATIENCE), sqlite_errors(self._ledger.namespace.path):
-                doing = self._doing()
-                if not self._is_due(doing):
+                self._look_here()
+                doing = self._doing
+                if not self._is_due():
                     return
                 await self._find_paths({inode for _, inode in doing})
+                self._shown = None
                 await self._board.show(self._sealed(doing))
         except (DriveError, FileSystemError, OSError, trio.TooSlowError) as error:
             log.info("others do not hear what is done here: %s", error)
             await trio.sleep(RENEWAL)
             return
-        self._shown, self._due = doing, trio.current_time() + RENEWAL
+        self._shown, self._due = frozenset(doing), trio.current_time() + RENEWAL
 
-    def _is_due(self, doing: Mapping[tuple[Activity, int], int]) -> bool:
+    def _is_due(self) -> bool:
         if self._contact.is_lost:
             return False
-        is_new = doing.keys() != self._shown.keys()
-        return is_new or (bool(doing) and trio.current_time() >= self._due)
+        is_new = self._doing.keys() != self._shown
+        return is_new or (bool(self._doing) and trio.current_time() >= self._due)
 
-    def _doing(self) -> dict[tuple[Activity, int], int]:
-        """The activities of this device: with which file, since when."""
-        if not self.is_wanted():
-            return {}
-        now, found = self._environment.wall_clock(), dict[tuple[Activity, int], int]()
+    def _look_here(self) -> None:
+        """Note the activities of this device, no more than are shown, and forget the names of other files."""
+        self._doing = dict(islice(self._activities(), MAX_PRESENCES)) if self.is_wanted() else {}
+        inodes = {inode for _, inode in self._doing}
+        self._paths = {inode: path for inode, path in self._paths.items() if inode in inodes}
+
+    def _activities(self) -> Iterator[tuple[tuple[Activity, int], int]]:
+        """With which file, since when. A file that is being uploaded can come twice, the second time with the
+        time that counts."""
+        now, edited = self._environment.wall_clock(), set[int]()
         for file in self.writing():
             self._name(file)
-            found[Activity.EDITING, file.inode] = self._shown.get((Activity.EDITING, file.inode), now)
-        for inode, since in self._uploads().items():
-            is_due = since + UPLOAD_SECONDS * 1e9 <= now
-            if is_due and (Activity.EDITING, inode) not in found:
-                found[Activity.UPLOADING, inode] = since
-        return dict([*found.items()][:MAX_PRESENCES])
+            edited.add(file.inode)
+            yield (key := (Activity.EDITING, file.inode)), self._doing.get(key, now)
+        for inode, since in self._uploads():
+            if since + UPLOAD_SECONDS * 1e9 <= now and inode not in edited:
+                yield (Activity.UPLOADING, inode), since
 
     def _name(self, file: Writing) -> None:
         """Its path, as it was called when it was opened."""
@@ -176,15 +185,14 @@ class Presence:
             if folder is not None:
                 self._paths[file.inode] = folder + b"/" + file.name if folder else file.name
 
-    def _uploads(self) -> dict[int, int]:
-        """Files with content that is not published, by when it was first written."""
+    def _uploads(self) -> Iterator[tuple[int, int]]:
+        """Files with content that is not published, and when it was first written."""
         dirty = self._ledger.dirty
-        layers = [*dirty.tops(), *dirty.frozen()] if len(dirty) else []
-        return {inode: layer.first_ns for inode, layer in layers if layer.writes}
+        layers = chain(dirty.tops(), dirty.frozen()) if len(dirty) else ()
+        return ((inode, layer.first_ns) for inode, layer in layers if layer.writes)
 
     async def _find_paths(self, inodes: set[int]) -> None:
         """Of files whose names no door has said. That reads all names of the drive."""
-        self._paths = {inode: path for inode, path in self._paths.items() if inode in inodes}
         if lacking := inodes - self._paths.keys():
             self._ledger.save()
             path = self._ledger.namespace.path

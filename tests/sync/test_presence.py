@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
+import cache.presence.others as others_module
 import cache.presence.presence as presence_module
+from backend.errors import TransientError
 from backend.remote import HubClient
-from backend.upstream import SealedPresence
+from backend.upstream import MAX_PRESENCES, SealedPresence
 from backend.wire import PRESENCE_BYTES
 from cache.drive import Drive
 from cache.messages import NOTICES, Nothing, Watched
@@ -142,6 +145,90 @@ async def test_nothing_is_sent_where_there_is_no_other_device(
                 await first.publisher.follow()
                 await until(second, [("EDITING", 1, b"f")])
                 assert "show" in calls
+
+
+@pytest.mark.logs_warnings
+async def test_since_when_is_said_of_what_began_while_the_hub_was_away(hub: Hub) -> None:
+    line = Line()
+    async with hub.device(1, line=line) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"x")
+        await settle(first, second)
+        line.cut()
+        first.contact.lose(OSError("of a test"))
+        with writing(first, b"f"):
+            await trio.sleep(10 * TICK)
+            before = time.time_ns()
+            line.mend()
+            await until(second, [("EDITING", 1, b"f")])
+            assert second.presence is not None
+            assert second.presence.now()[0].since_ns < before
+
+
+async def test_of_many_files_the_first_are_looked_at(hub: Hub) -> None:
+    looked: set[int] = set()
+
+    def many() -> Iterator[Writing]:
+        for number in range(1000):
+            looked.add(number)
+            yield Writing(made.inode + number, ROOT_INODE, b"f")
+
+    async with hub.device(1) as first, hub.device(2) as second:
+        made = await make_file(first, b"f", b"x")
+        await settle(first, second)
+        assert first.presence is not None
+        first.presence.writing = many
+        with trio.fail_after(30):
+            while len(doing(second)) < MAX_PRESENCES:
+                await trio.sleep(TICK)
+        assert len(looked) == MAX_PRESENCES
+
+
+async def test_what_was_not_believed_at_first_is_looked_at_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the newest commits, and with them a new device, are not here yet."""
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"x")
+        await settle(first, second)
+        looks, of_others = list[int](), HubSession.of_others
+
+        async def noted(session: HubSession) -> list[SealedPresence]:
+            found = await of_others(session)
+            looks.append(len(found))
+            return found
+
+        monkeypatch.setattr(HubSession, "of_others", noted)
+        monkeypatch.setattr(others_module, "SKEW", -1.0)
+        with writing(first, b"f"), trio.fail_after(30):
+            while 1 not in looks:
+                await trio.sleep(TICK)
+            assert doing(second) == []
+            monkeypatch.setattr(others_module, "SKEW", 600.0)
+            while doing(second) != [("EDITING", 1, b"f")]:
+                await trio.sleep(TICK)
+
+
+async def test_an_end_is_said_also_if_the_answer_to_the_beginning_was_lost(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"x")
+        await settle(first, second)
+        show, sent = HubSession.show, list[int]()
+
+        async def lost(session: HubSession, shown: Sequence[SealedPresence]) -> None:
+            await show(session, shown)
+            sent.append(len(shown))
+            assert first.presence is not None
+            first.presence.writing = tuple
+            if len(sent) == 1:
+                raise TransientError("the answer was lost")
+
+        monkeypatch.setattr(HubSession, "show", lost)
+        with writing(first, b"f"), trio.fail_after(30):
+            while sent[:2] != [1, 0]:
+                await trio.sleep(TICK)
+        await until(second, [])
 
 
 @pytest.mark.logs_warnings
