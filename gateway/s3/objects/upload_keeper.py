@@ -4,7 +4,8 @@ those that nobody goes on with.
 Invariants:
 1. An upload ends only if it was begun, and its last part came, longer ago than its bucket keeps uploads. That
    is decided in the moment in which it ends.
-2. A clock that has jumped ends none (`RetentionKeeper.held_back`).
+2. A clock that has jumped ends none (`RetentionKeeper.held_back`), nor does a device that its hub does not
+   reach: parts may have come by another device.
 3. An upload ends whole, with all its parts, or is left whole for the next sweep.
 
 Event-loop thread only.
@@ -124,7 +125,7 @@ class UploadKeeper:
 
     async def sweep(self) -> int:
         """End those that are over; how many. What it raises leaves the rest for the next sweep."""
-        if reason := self._drive.retention.held_back():
+        if reason := await self._held_back():
             log.info("no upload is aborted: %s", reason)
             return 0
         over = [left for left in self._left() if left.is_over(self._now())]
@@ -132,6 +133,13 @@ class UploadKeeper:
         if ended:
             await self._changing.make_durable()
         return len(ended)
+
+    async def _held_back(self) -> str:
+        """The reason why nothing is known to be over; empty if it can be."""
+        await self._drive.reach_head(told=False)
+        if self._drive.is_shared and self._drive.contact.is_lost:
+            return "the hub is away, and parts may have come by another device"
+        return self._drive.retention.held_back()
 
     async def _end_if_over(self, left: LeftUpload) -> bool:
         """Whether it was still over, and is gone."""

@@ -18,9 +18,19 @@ from cache.errors import StaleError
 from cache.file_clock import FileClock
 from cache.journal import Need
 from cache.namespace import ROOT_INODE, Operation
-from gateway.s3.objects import Metadata, ObjectLayer, S3Error, Upload, UploadKeeper, upload_keeper
+from gateway.s3.objects import (
+    Metadata,
+    ObjectLayer,
+    S3Error,
+    Upload,
+    UploadKeeper,
+    open_objects,
+    upload_keeper,
+)
 from tests.contents import content
+from tests.memory_hub import Line
 from tests.object_layers import BUCKET, accepting, body_of, code_of, keys, layer_on, put, refused
+from tests.sync.drives import Hub
 
 DAY = 86400
 OTHER = "other"
@@ -145,6 +155,36 @@ async def test_a_clock_that_jumped_ends_nothing(tmp_path: Path, calendar: Calend
         calendar.days = 1000
         assert await keeper.sweep() == 0
         assert begun(layer) == [b"key"]
+
+
+@pytest.mark.logs_warnings
+async def test_a_device_that_its_hub_does_not_reach_ends_no_uploads_of_others(
+    tmp_path: Path, calendar: Calendar
+) -> None:
+    """Regression: it did not know of the parts that came elsewhere, and took those that it knew away."""
+    hub, line = Hub(tmp_path), Line()
+    environment = replace(THIS_MACHINE, wall_clock=calendar.now)
+    async with (
+        hub.device(1, environment=environment) as first,
+        hub.device(2, environment=environment, line=line) as second,
+    ):
+        layer, keeper = await open_objects(first), UploadKeeper(second)
+        await layer.create_bucket(BUCKET)
+        upload = await begin(layer, b"key")
+        await first.sync()
+        await second.reach_head(told=False)
+        line.cut()
+        calendar.days = 8
+        await part(layer, upload, 2)
+        await first.sync()
+        assert await keeper.sweep() == 0
+        line.mend()
+        with trio.fail_after(30):
+            await second.contact.there()
+        assert await keeper.sweep() == 0
+        assert [keeper.parts(left)[0] for left in keeper.left()] == [2]
+        calendar.days = 16
+        assert await keeper.sweep() == 1
 
 
 async def test_a_part_that_comes_in_between_keeps_the_upload(
