@@ -5,9 +5,11 @@ Invariants:
 1. The folder becomes a new device, which the log knows, before anything of it gets another number. Until the
    REBASED record (`cache.journal.rebasing`) says the new numbers, it is what it was: a process that is killed
    before that finds the copy again, and goes on with the device that it had made.
-2. Nothing that is published gets another number. What is not published is never compared with the original's
+2. What is rebased where the folder is about to be another device gets numbers of that one only: the journal
+   may have such numbers already, and the original gives its own.
+3. Nothing that is published gets another number. What is not published is never compared with the original's
    inodes of the same numbers.
-3. What the original published of the changes that both have is not changed by it again, as far as the rebase
+4. What the original published of the changes that both have is not changed by it again, as far as the rebase
    sees that it is the same.
 
 Event-loop thread only; nobody else uses the drive.
@@ -23,7 +25,7 @@ import trio
 from backend.upstream import Upstream
 from cache.enrolment import Enrolment
 from cache.local import LocalState
-from cache.sync import Follower, Rebaser
+from cache.sync import CopiedStateError, Follower, Rebaser
 
 
 class CopiedState:
@@ -41,7 +43,19 @@ class CopiedState:
         self._upstream = upstream
         self._follower = follower
         self._rebaser = rebaser
-        self._enrolment = enrolment(self._follow)
+        self._enrolment = enrolment
+
+    async def rebase(self) -> None:
+        """As `Rebaser.run`, of the opening. `CopiedStateError` also if an earlier process was killed when the
+        folder was about to be another device: `go_on`."""
+        namespace, number = self._local.namespace, self._local.device_in_file()
+        # With a cut on its way the journal is that of the device that it was, all of it.
+        if self._local.ledger.pending is None and number not in (0, namespace.device):
+            raise CopiedStateError(
+                f"{self._local.folder} is about to be device {number} of the drive, and not "
+                f"{namespace.device} any more"
+            )
+        await self._rebaser.run()
 
     async def go_on(self) -> None:
         """As a new device, from the newest commit. Raises what the enrolment and the rebaser raise: the next
@@ -49,22 +63,24 @@ class CopiedState:
         before = self._local.namespace.device
         with self._published():
             await self._follow()
-            identity = await self._enrolment.enrolled()
+            # Made here: the recovery may have put another database in the namespace's place.
+            identity = await self._enrolment(self._follow).enrolled()
         await self._rebaser.run_as(identity.number)
         self._local.note(
-            f"{self._local.folder} is a copy of a state that went on as device {before} of the drive: it is "
-            f"device {identity.number} now, and what was not stored when it was copied goes on as its own"
+            f"{self._local.folder} is device {identity.number} of the drive now, and not {before} any more: "
+            "another copy of it went on as that, or its key was lost. What was not stored goes on as its own"
         )
 
     @contextmanager
     def _published(self) -> Iterator[None]:
         """The namespace is that of the log, without what is unpublished, and as before after it."""
-        ledger, namespace = self._local.ledger, self._local.namespace
+        ledger, namespace, known = self._local.ledger, self._local.namespace, {*self._follower.makers}
         savepoint = namespace.savepoint()
         try:
             namespace.undo(ledger.head.number)
             yield
         finally:
+            self._follower.makers = known
             ledger.roll_back(savepoint)
 
     async def _follow(self) -> None:

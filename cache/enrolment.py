@@ -78,8 +78,7 @@ class Enrolment:
         """The device that this folder is to be, which the log knows. `ReadOnlyError`: it was revoked; what
         the upstream raises."""
         identity = self._kept()
-        # A first commit that was not noted is its own.
-        if identity is not None and self._is_copy and self._devices.sequence_of(identity.number) > 1:
+        if identity is not None and self._is_copy and self._is_copied(identity):
             identity = self._made()
         while identity is None or not self._is_known(identity):
             if identity is None or self._devices.of(identity.number) is not None:
@@ -122,6 +121,11 @@ class Enrolment:
                 "mounted for reading only"
             )
         return True
+
+    def _is_copied(self, identity: DeviceIdentity) -> bool:
+        """Whether a copy made commits as that device. A first commit that was not noted is its own. Raises as
+        `_is_known`: whoever revokes a device means all copies of it."""
+        return self._is_known(identity) and self._devices.sequence_of(identity.number) > 1
 
     def _made(self) -> DeviceIdentity:
         """A new device, which the folder is from now on."""

@@ -104,7 +104,6 @@ async def open_drive(
     alone = Rebaser(
         ledger, trimming, follower, upstream, device, host, changes, lambda _inode: False, notices
     )
-    rebase = alone.run if options.is_shared else None
 
     def enrolment(follow: Callable[[], Awaitable[None]], *, is_copy: bool) -> Enrolment:
         return Enrolment(
@@ -120,7 +119,7 @@ async def open_drive(
         follower,
         client.snapshots,
         client.blocks,
-        rebase,
+        copied.rebase if options.is_shared else None,
         copied.go_on,
         read_only=options.read_only,
     )

@@ -60,7 +60,7 @@ class LocalState:
         try:
             self.namespace = self._open_namespace()
             if not self.namespace.device:
-                self.namespace.become(DeviceFile(folder, environment).number())
+                self.namespace.become(self.device_in_file())
             # The file may name another: one that the folder was about to become. The journal is not its yet.
             self.device: Final = self.namespace.device
             self._files.callback(self.namespace.close)
@@ -83,6 +83,11 @@ class LocalState:
             kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
             return Namespace(path, environment=self.environment)
+
+    def device_in_file(self) -> int:
+        """The number of the device that the file says: it may be one that the folder is about to be. As of
+        `DeviceFile.number`."""
+        return DeviceFile(self.folder, self.environment).number()
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Awaitable, Callable
 from stat import S_IFDIR
 
 import pytest
 
-from backend.errors import FencedError
+from backend.errors import FencedError, ReadOnlyError
 from backend.failpoints import Failpoints
 from backend.system import Environment
 from cache.drive import Drive
 from cache.namespace.operations import DEVICE_SHIFT, ROOT_INODE
+from cache.services.devices import Devices
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content, content_of, make_file
-from tests.memory_hub import Line
+from tests.memory_hub import Answer, Line
 from tests.sync.drives import Hub
 from tests.sync.test_whole_drives import (
     COPY,
@@ -175,3 +177,102 @@ async def test_who_only_reads_shows_what_the_machine_has(hub: Hub) -> None:
         assert await content_of(clone, b"f") == MINE
     assert len(hub.upstream.commits) == count
     await go_on(hub)
+
+
+@pytest.mark.parametrize("has_reader", [False, True])
+async def test_one_that_was_killed_behind_its_rebase_gives_no_numbers_of_the_original(
+    hub: Hub, *, has_reader: bool
+) -> None:
+    """The namespace on the disk is of the device that it was. What others than the original publish then
+    makes new files of its changes."""
+    async with hub.device(1) as first:
+        await make_file(first, b"g", b"base")
+        await first.sync()
+    await begin(hub)
+    await write_away(hub, CLONE, b"g", MINE)
+    await write_away(hub, ORIGINAL, b"precious", THEIRS)
+    await die(hub, "rebase.synced")
+    async with hub.device(1) as first:
+        await write(first, b"g", b"of the first")
+        await first.sync()
+    if has_reader:
+        async with hub.device(CLONE, read_only=True) as clone:
+            assert await content_of(clone, b"g") == MINE
+    async with hub.device(CLONE) as clone:
+        await clone.sync()
+    async with hub.device(ORIGINAL) as original:
+        await original.sync()
+        assert await content_of(original, b"precious") == THEIRS
+        assert await content_of(original, b"g") == b"of the first"
+        (copy,) = [each for each in original.entries(ROOT_INODE, 0, 100) if each.name.startswith(b"g" + COPY)]
+        assert await content(original, copy.attributes.inode) == MINE
+        assert copy.attributes.inode >> DEVICE_SHIFT == 3
+
+
+async def write_away(hub: Hub, number: int, name: bytes, text: bytes) -> None:
+    """Without the hub, into a file that is made if there is none."""
+    line = Line()
+    line.cut()
+    async with hub.device(number, line=line, crash=True) as drive:
+        if name not in {entry.name for entry in drive.entries(ROOT_INODE, 0, 100)}:
+            await make_file(drive, name)
+        await write(drive, name, text)
+        await drive.ledger.journal.sync()
+
+
+async def die(hub: Hub, name: str) -> None:
+    """The clone opens, and is killed there."""
+    failpoints = Failpoints()
+    failpoints.arm(name, kill, 0)
+    with suppress_killed():
+        async with hub.device(CLONE, crash=True, environment=Environment(failpoints=failpoints)):
+            raise AssertionError(name)
+
+
+async def test_one_whose_namespace_is_lost_goes_on_from_a_snapshot(hub: Hub) -> None:
+    async with hub.device(1) as first:
+        await make_file(first, b"g", b"base")
+        await first.sync()
+        await first.snapshots.make()
+    await begin(hub)
+    for file in (hub.folder / str(CLONE)).glob("namespace.db*"):
+        file.unlink()
+    await go_on(hub)
+
+
+async def test_a_copy_of_a_device_that_was_revoked_is_no_new_device(hub: Hub) -> None:
+    await begin(hub)
+    async with hub.device(1) as first:
+        await Devices(first).revoke(ORIGINAL)
+    count = len(hub.upstream.commits)
+    for _ in range(2):
+        with pytest.raises(ReadOnlyError, match="was revoked"):
+            async with hub.device(CLONE):
+                pass
+    assert len(hub.upstream.commits) == count
+    async with hub.device(CLONE, read_only=True) as clone:
+        assert await content_of(clone, b"f") == MINE
+
+
+async def test_one_whose_line_is_cut_on_its_way_is_opened_away_as_it_was(hub: Hub) -> None:
+    await begin(hub)
+    line = CutLine(answers=5)
+    async with hub.device(CLONE, line=line, crash=True) as clone:
+        assert clone.contact.is_lost
+        assert clone.ledger.namespace.device == ORIGINAL
+        assert await content_of(clone, b"f") == MINE
+    await go_on(hub)
+
+
+class CutLine(Line):
+    """Is cut after so many answers."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__()
+        self._left = answers
+
+    async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        if not self._left:
+            self.cut()
+        self._left -= 1
+        return await super().call(call)

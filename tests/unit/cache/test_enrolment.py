@@ -282,7 +282,7 @@ async def test_a_copy_with_something_unpublished_becomes_a_new_device_with_it(tm
     upstream = MemoryUpstream()
     copy = await copied(tmp_path, upstream, SHARED, unpublished=True)
     async with opened(copy, upstream, SHARED) as drive:
-        assert any("it is device 2 now" in notice for notice in drive.notices)
+        assert any("is device 2 of the drive now" in notice for notice in drive.notices)
         await drive.sync()
         assert (await make_file(drive, b"new")).inode >> DEVICE_SHIFT == 2
         assert {b"f", b"mine", b"theirs", b"new"} == {e.name for e in drive.entries(ROOT_INODE, 0, 10)}
