@@ -43,7 +43,7 @@ class CopiedState:
         self._upstream = upstream
         self._follower = follower
         self._rebaser = rebaser
-        self._enrolment = enrolment
+        self._enrolment = enrolment(self._follow)
 
     async def rebase(self) -> None:
         """As `Rebaser.run`, of the opening. `CopiedStateError` also if an earlier process was killed when the
@@ -63,8 +63,7 @@ class CopiedState:
         before = self._local.namespace.device
         with self._published():
             await self._follow()
-            # Made here: the recovery may have put another database in the namespace's place.
-            identity = await self._enrolment(self._follow).enrolled()
+            identity = await self._enrolment.enrolled()
         await self._rebaser.run_as(identity.number)
         self._local.note(
             f"{self._local.folder} is device {identity.number} of the drive now, and not {before} any more: "

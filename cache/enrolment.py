@@ -59,7 +59,6 @@ class Enrolment:
     ) -> None:
         self._local = local
         self._file = DeviceFile(local.folder, local.environment)
-        self._devices = local.namespace.devices
         self._upstream = upstream
         self._ring = ring
         self._sealing_key = keys.device
@@ -81,7 +80,7 @@ class Enrolment:
         if identity is not None and self._is_copy and self._is_copied(identity):
             identity = self._made()
         while identity is None or not self._is_known(identity):
-            if identity is None or self._devices.of(identity.number) is not None:
+            if identity is None or self._local.namespace.devices.of(identity.number) is not None:
                 identity = self._made()
             try:
                 await self._add(identity)
@@ -112,7 +111,7 @@ class Enrolment:
             return None
 
     def _is_known(self, identity: DeviceIdentity) -> bool:
-        row = self._devices.of(identity.number)
+        row = self._local.namespace.devices.of(identity.number)
         if row is None or row.key != verifying_key(identity.key):
             return False
         if row.is_revoked:
@@ -125,11 +124,11 @@ class Enrolment:
     def _is_copied(self, identity: DeviceIdentity) -> bool:
         """Whether a copy made commits as that device. A first commit that was not noted is its own. Raises as
         `_is_known`: whoever revokes a device means all copies of it."""
-        return self._is_known(identity) and self._devices.sequence_of(identity.number) > 1
+        return self._is_known(identity) and self._local.namespace.devices.sequence_of(identity.number) > 1
 
     def _made(self) -> DeviceIdentity:
         """A new device, which the folder is from now on."""
-        identity = DeviceIdentity(self._devices.next_number(), new_signing_key())
+        identity = DeviceIdentity(self._local.namespace.devices.next_number(), new_signing_key())
         self._file.keep(identity, self._sealing_key, self._ring.drive_id)
         self._local.environment.failpoints.reached(KEPT)
         return identity
