@@ -112,10 +112,12 @@ class Directory:
         number, account, is_current, is_long_ago, is_locked, is_expired, is_due = row
         if is_expired:
             raise ExpiredError(f"the device's token was not used for {TOKEN_DAYS} days")
+        # Not at each request: millions of devices come back every minute. Those of a locked account are heard
+        # of, too: its end finds them logged in.
+        if is_long_ago or not is_current:
+            await self._database.execute(_NOTE_SHOWN, {"digest": digest, "number": number})
         if is_locked:
             raise ReadOnlyError("the account was locked by the hub's operator")
-        if is_long_ago or not is_current:  # not at each request: millions of devices come back every minute
-            await self._database.execute(_NOTE_SHOWN, {"digest": digest, "number": number})
         return Device(number, account, is_due)
 
     async def devices(self, account: int) -> list[DeviceRow]:

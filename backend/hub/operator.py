@@ -9,11 +9,13 @@ from typing import Any, Final
 from backend.errors import NotFoundError
 from backend.hub.accounts import end_account, normal_email
 from backend.hub.database import Database
+from backend.hub.directory import TOKEN_DAYS
 
 _ACCOUNTS: Final = (
     "SELECT a.email, a.locked IS NOT NULL, NOT EXISTS (SELECT 1 FROM credential c WHERE c.account = a.id),"
     " (SELECT count(*) FROM drive d WHERE d.account = a.id AND d.deleted IS NULL),"
-    " (SELECT count(*) FROM device d WHERE d.account = a.id AND d.revoked IS NULL),"
+    " (SELECT count(*) FROM device d WHERE d.account = a.id AND d.revoked IS NULL"
+    f" AND d.seen > now() - interval '{TOKEN_DAYS} days'),"
     " (SELECT coalesce(sum(u.bytes), 0) FROM drive d JOIN drive_usage u ON u.drive = d.id"
     " WHERE d.account = a.id), a.quota"
     " FROM account a WHERE a.deleted IS NULL"
@@ -22,7 +24,8 @@ _ACCOUNTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AccountSummary:
-    """`is_invited`: nobody has signed up yet. `bytes`: sealed, of its drives and of deleted ones."""
+    """`is_invited`: nobody has signed up yet. `devices`: that are logged in. `bytes`: sealed, of its drives
+    and of deleted ones."""
 
     email: str
     is_locked: bool

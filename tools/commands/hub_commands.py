@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from backend.keys import check_name
+from backend.system import THIS_MACHINE
 from tools.commands.subcommand import add_command, add_json
 from tools.errors import Parser
 from tools.hub.account_session import NamedDevice, NamedDrive
@@ -69,7 +70,8 @@ def _list_devices(options: argparse.Namespace) -> int:
 
 
 def _device_line(device: NamedDevice) -> str:
-    state = f"seen {_moment(device.seen)}, expires {_moment(device.expires)}"
+    verb = "expires" if device.expires > THIS_MACHINE.wall_clock() // 10**9 else "expired"
+    state = f"seen {_moment(device.seen)}, {verb} {_moment(device.expires)}"
     if device.revoked:
         state = f"revoked {_moment(device.revoked)}"
     elif device.is_this:

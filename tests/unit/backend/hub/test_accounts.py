@@ -17,7 +17,7 @@ import trio.testing
 
 from backend.commits import encode_commit
 from backend.errors import NotFoundError, ThrottledError, TransientError, UsageError
-from backend.hub import Accounts, Quotas, RequestRates
+from backend.hub import Accounts, Operator, Quotas, RequestRates
 from backend.hub.accounts import USUAL_COST, normal_email
 from backend.hub.app import problem
 from backend.hub.quotas import Room
@@ -242,6 +242,19 @@ def test_a_token_expires_when_nothing_is_heard_of_its_device(running: RunningHub
     one.log_in()
     listed = one.client.get("/v1/devices").json()["devices"]
     assert [row["number"] == number for row in listed] == [True, False]
+    assert running.call(Operator(running.database).account(one.email)).devices == 1
+
+
+def test_a_device_of_a_locked_account_stays_logged_in(running: RunningHub, one: Person) -> None:
+    """Regression: the token ended, and the mount was fenced, 90 days after the account was locked."""
+    number = one.client.get("/v1/account").json()["device"]
+    _set(running, one.email, "locked", "now")
+    _shift(running, number, "seen", 80)
+    refused(one.client.get("/v1/account"), 403, "read_only")
+    with psycopg.connect(running.conninfo) as connection:
+        later = "SELECT seen > now() - interval '1 hour' FROM device WHERE id = %s"
+        assert connection.execute(later, (number,)).fetchone() == (True,)
+    _set(running, one.email, "locked", None)
 
 
 def test_a_token_is_due_after_30_days_until_another_one_is_used(running: RunningHub, one: Person) -> None:

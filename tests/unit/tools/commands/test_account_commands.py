@@ -161,6 +161,12 @@ def test_a_login_that_was_not_used_for_90_days_says_what_to_do(running: RunningH
     refused(ExpiredError, mine, "drives", "list", match="not used for too long; drivefs login again")
     mine.log_in()
     assert mine.ask("drives", "list") == {"drives": []}
+    old, this = mine.run("devices", "list").splitlines()
+    assert ", expired " in old
+    assert this.endswith("this machine")
+    other = mine.another("second")
+    other.log_in()
+    assert ", expires " in mine.run("devices", "list").splitlines()[2]
 
 
 def test_a_logout_ends_the_device(mine: Machine) -> None:
