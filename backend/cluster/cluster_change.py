@@ -35,7 +35,7 @@ from backend.cluster.check_nodes import Survey
 from backend.cluster.drive_file import DriveFile
 from backend.cluster.rebalance import NOBODY, Users
 from backend.commits import Lease
-from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
+from backend.errors import ConflictError, DriveError, FencedError, TransientError, UnavailableError
 from backend.failpoints import declare
 from backend.nodes import Node, NodeEntry
 from backend.system import THIS_MACHINE
@@ -188,10 +188,20 @@ class HeldDrive:
                 await stay()
             raise
         with trio.CancelScope(shield=True):
-            failed = await self._replace_copies(seen, new)
+            failed = await self._written_for_arrival(seen, new)
             THIS_MACHINE.failpoints.reached(ARRIVED)
             failed += await self._announce(new)
         return failed
+
+    async def _written_for_arrival(self, seen: Survey, new: DriveFile) -> list[str]:
+        try:
+            return await self._replace_copies(seen, new)
+        except (DriveError, OSError) as error:
+            raise TransientError(
+                f"{error}; the drive is closed at {seen.file.moved}, and here too if too few nodes have the "
+                f"new drive file: unmount it (umount.drivefs -f), and drivefs move-to --undo {self.folder} "
+                "settles where it is"
+            ) from error
 
     async def stay_away(self) -> list[str]:
         """The drive stays at the address that its file says: copies that an interrupted `arrive` wrote do not

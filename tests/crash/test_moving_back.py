@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from backend.cluster import HeldDrive
-from backend.errors import AwayError, DriveError, FencedError, UsageError
+from backend.errors import AwayError, DriveError, FencedError, UnavailableError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin, RemoteDeparture
@@ -216,6 +216,22 @@ def test_a_move_that_fails_at_its_end_leaves_the_drive_at_the_hub(
     assert {b"/goes on", b"/waits"} <= expected.keys()
     assert trio.run(move_back, made, login) == ""
     require_moved(made, login, expected)
+
+
+def test_who_cannot_write_the_drive_file_is_told_what_to_do(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is closed then, and the nodes are not open."""
+
+    def fails(*_: object) -> list[str]:
+        raise UnavailableError("too few can be told", ["node0"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.cluster.drive_file_copies.replace_copies", fails)
+        assert "--undo" in trio.run(move_back, made, login)
+    assert trio.run(named, login).is_leaving
+    assert undo(made, monkeypatch) == 0
+    require_at_hub(made, login)
 
 
 def test_a_move_that_is_stopped_goes_on(made: SmallDrive, login: HubLogin) -> None:
