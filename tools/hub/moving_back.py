@@ -40,6 +40,7 @@ from tools.closing import closed_at_end
 from tools.compose import INDEX_FILE, UnlockedDrive
 from tools.drive_nodes import open_nodes
 from tools.host.places import Folders
+from tools.hub.drives import Address
 from tools.hub.moving import THEN, Steps
 from tools.hub.opening import DriveAtHub
 from tools.node_changes import Listener
@@ -159,10 +160,11 @@ class MovingBack:
 
 
 def require_coming(folder: str, file: DriveFile, drive_id: bytes, source: str) -> None:
-    """`UsageError` unless the drive file in `folder` says that this drive is at the hub, at `source`."""
+    """`UsageError` unless the drive file in `folder` says that this drive is at the hub of `source`. It may
+    have another name there since."""
     if file.id != drive_id:
         raise UsageError(f"{folder}: is another drive than {source}")
-    if file.moved != source:
+    if not file.moved or Address.parse(file.moved).hub != Address.parse(source).hub:
         where = f"is at {file.moved}" if file.moved else "is here already"
         raise UsageError(f"{folder}: says that the drive {where}, and not at {source}")
 
