@@ -1,6 +1,8 @@
 """The presences of devices, in the database: several processes of a hub show each other's.
 
-A presence ends by itself. Nothing here is durable: a server that crashes forgets all of them.
+A presence ends by itself. Nothing here is durable: a server that crashes forgets all of them. The sets of a
+device come one after the other, and what has ended is deleted where nobody is at it: two that waited for each
+other would be ended by the server after a second, with their connections.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from backend.hub.database import Database
 from backend.system import plain_hash
 from backend.upstream import PRESENCE_SECONDS, SealedPresence
 
+_ALONE: Final = "SELECT pg_advisory_xact_lock(hashtextextended('presence', %(device)s))"
 _END_OTHERS: Final = (
     "DELETE FROM presence WHERE drive = %(drive)s AND device = %(device)s AND key <> ALL(%(keys)s::bytea[])"
 )
@@ -25,6 +28,10 @@ _SHOW: Final = (
     " SELECT %(drive)s, %(device)s, key, mark, body, now() + %(seconds)s * interval '1 second'"
     " FROM unnest(%(keys)s::bytea[], %(marks)s::bigint[], %(bodies)s::bytea[]) AS said(key, mark, body)"
     " ON CONFLICT (drive, device, key) DO UPDATE SET body = excluded.body, expires = excluded.expires"
+)
+_FORGET: Final = (
+    "DELETE FROM presence WHERE (drive, device, key) IN"
+    " (SELECT drive, device, key FROM presence WHERE expires <= now() FOR UPDATE SKIP LOCKED)"
 )
 _OF_OTHERS: Final = (
     "SELECT p.key, p.body FROM presence p JOIN device d ON d.id = p.device"
@@ -55,6 +62,7 @@ class PresenceTable:
             "seconds": PRESENCE_SECONDS,
         }
         async with self._database.transaction() as connection:
+            await connection.execute(_ALONE.encode(), values)
             await connection.execute(_END_OTHERS.encode(), values)
             row = await (await connection.execute(_COUNT.encode(), values)).fetchone()
             if row is not None and row[0] + len(said) > wire.MAX_IDS:
@@ -73,7 +81,7 @@ class PresenceTable:
 
     async def forget_ended(self) -> int:
         """Delete those that have ended; their number."""
-        return await self._database.execute("DELETE FROM presence WHERE expires <= now()")
+        return await self._database.execute(_FORGET)
 
 
 def _mark(device: int, key: bytes) -> int:

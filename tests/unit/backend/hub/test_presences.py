@@ -96,6 +96,24 @@ def test_those_that_have_ended_take_no_place_of_others(two: Two) -> None:
     assert len(two.running.call(fill())) == MAX_PRESENCES
 
 
+def test_sets_of_a_device_at_once_do_not_wait_for_each_other_in_a_circle(two: Two) -> None:
+    """Its token may be stolen: each circle would cost a connection, and a second of others' time."""
+    table, known = PresenceTable(two.running.database), presences(40)
+
+    async def show(first: int) -> None:
+        for number in range(first, first + 10):
+            chosen = [known[(number * 7 + each * 3) % len(known)] for each in range(20)]
+            await table.show(two.drive, two.devices[0], chosen)
+            await table.forget_ended()
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for first in range(8):
+                group.start_soon(show, first)
+
+    two.running.call(run())
+
+
 def test_a_poll_ends_when_a_set_changes_and_not_when_it_is_renewed(two: Two) -> None:
     shown = presences(2)
     assert two.wait(1, 0, 0).status_code == 204
