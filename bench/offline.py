@@ -2,8 +2,9 @@
 
 A drive of N files is on a hub in memory. One device makes N changes without the hub, half of them to files
 that others change, half new files. Another one, which waits for no fsync, publishes N commits meanwhile.
-Then the first one follows. Printed are how long that takes, how long a call of the device waits at most, and
-the memory of the whole process, in which are both devices and the hub.
+Then the first one follows. Its journal is as large as by default: at its limit each change would wait for
+seconds. Printed are how long the following takes, how long a call of the device waits at most, and the memory
+of the whole process, in which are both devices and the hub.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from backend.system import Durable, Environment
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.namespace import ROOT_INODE
-from tests.drives import make_file
+from tests.drives import QUIET, make_file
 from tests.memory_hub import Line
 from tests.sync.drives import Hub
 
@@ -52,7 +53,7 @@ async def measure(folder: Path, files: int, changes: int) -> None:
     hub, line = Hub(folder), Line()
     async with hub.device(1, environment=Environment(Hasty())) as there:
         await fill(there, files)
-        async with hub.device(2, line=line) as here:
+        async with hub.device(2, line=line, options=QUIET) as here:
             line.cut()
             await change_here(here, files, changes)
             await change_there(there, files, changes)
