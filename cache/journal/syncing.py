@@ -12,7 +12,8 @@ Invariants:
 2. An fsync that failed is for good (`cache.journal.failure`), wherever it was waited for; it is never
    retried. One that did not begin, or was cancelled before it began, leaves as unsynced what it took.
 3. Files are emptied and closed under `lock` only, which is held while an fdatasync may be using them.
-4. A file that lost its name is found out by the sync that took it: nothing is durable by it.
+4. A file that lost its name is found out by the sync that took it: nothing is durable by it. One that the
+   journal let go of meanwhile needs none.
 5. The disk is waited for on the event loop only for a caller who is alone, if one descriptor and no name is
    to be synced, all of it lies in blocks that are written, and the disk was quick just now
    (`cache.journal.disk_pace`, which says what remains of the danger that it hangs). Else in a thread.
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,13 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Round:
     """One turn of the disk: files, each with how much of it is on the disk when it is over, and whether names
-    are to be synced too. `nameless`: then the path of a file that nobody will find; `took_ns`: then how long
-    the disk was waited for."""
+    are to be synced too. `nameless`: then the paths of files without a name; `took_ns`: then how long the
+    disk was waited for."""
 
     bulk: list[tuple[BulkFile, int]]
     segments: list[tuple[Segment, int]]
     new_names: bool
-    nameless: str = ""
+    nameless: Sequence[str] = ()
     took_ns: int = 0
 
     @property
@@ -187,8 +188,10 @@ class Syncing:
             self._kept.still_unsynced(numbers, this.new_names)
             raise
         this.is_over()
-        if this.nameless:
-            self._on_nameless(this.nameless)
+        kept = {path for path, _ in self._bulk.named()} | {segment.path for segment in self._kept.in_order}
+        lost = [path for path in this.nameless if path in kept]
+        if lost:
+            self._on_nameless(lost[0])
 
     def _begin_round(self, bulk: list[BulkFile], ahead: int) -> _Round:
         numbers, new_names = self._kept.take_unsynced()
@@ -203,7 +206,15 @@ class Syncing:
         files, began_at = this.files, self._pace.now()
         for _, descriptor in files:
             self._disk.sync_data(descriptor)
-        this.nameless = next((path for path, file in files if os.fstat(file).st_nlink == 0), "")
-        if this.new_names and not this.nameless:
-            self._disk.sync_folder(str(self._folder))
+        this.nameless = [path for path, file in files if os.fstat(file).st_nlink == 0]
+        if this.new_names:
+            self._sync_names(may_be_gone=bool(this.nameless))
         this.took_ns = self._pace.now() - began_at
+
+    def _sync_names(self, *, may_be_gone: bool) -> None:
+        """Those of the journal's folder, which may be gone itself. Any thread."""
+        try:
+            self._disk.sync_folder(str(self._folder))
+        except FileNotFoundError:
+            if not may_be_gone:
+                raise

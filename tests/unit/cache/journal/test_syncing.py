@@ -261,6 +261,28 @@ async def test_a_segment_without_a_name_is_found_out_on_the_loop_too(disk: Disk,
     assert told == [str(path)]
 
 
+async def test_files_that_were_let_go_during_an_fsync_have_not_lost_their_names(
+    disk: Disk, tmp_path: Path
+) -> None:
+    """Others were told that somebody had removed the journal, and nothing was durable from then on."""
+    told: list[str] = []
+    journal = opened(tmp_path, on_nameless=told.append, disk=disk)
+    journal.append_bulk(1, 0, 1, content("random", 3000), 1)
+    journal.begin_segment(2)
+    needed = put(journal)
+    disk.hold = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.sync)
+        with trio.fail_after(60):
+            while not disk.waited:
+                await trio.sleep(0.001)
+        journal.segment_size *= 2
+        journal.drop_before(needed)
+        assert len(journal.named_files()) == 1
+        disk.hold.set()
+    assert told == []
+
+
 # Written ahead
 
 
