@@ -305,10 +305,11 @@ class DirtyFiles:
 
     def rebase(self, moved: Mapping[int, int]) -> None:
         """No commit has what was frozen, and none is pending: it is in the top layers again. Their files go
-        where `moved` says (0: nobody can read them); others stay."""
+        where `moved` says (0: nobody can read them); others stay. The journal may have let go of what one of
+        `moved` had, which was published since."""
         for file in self._files.values():
             self._melt(file)
-        taken = {inode: self._files.pop(inode) for inode in moved}
+        taken = {inode: self._files.pop(inode) for inode in moved if inode in self._files}
         for inode, file in taken.items():
             file.inode = moved[inode]
             if file.inode:

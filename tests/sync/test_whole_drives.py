@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from stat import S_IFDIR
+from stat import S_IFDIR, S_IFREG
 
 import pytest
 import trio
@@ -257,6 +257,24 @@ def suppress_killed() -> Iterator[None]:
         _, others = group.split(KilledError)
         if others is not None:
             raise others from None
+
+
+@pytest.mark.logs_warnings
+async def test_a_copy_whose_content_the_journal_let_go_of_is_no_obstacle(hub: Hub) -> None:
+    """The record of the rebase stays in the journal with newer changes, what it moved does not."""
+    await begin(hub)
+    async with hub.device(2, crash=True) as second:
+        await change_here(second)
+    await change_there(hub)
+    async with hub.device(2, crash=True) as second:
+        made = await second.make_node(ROOT_INODE, b"open", S_IFREG | 0o644, 0, 0, 0)
+        await second.write(made.inode, 0, b"not published")
+        await second.publisher.publish(everything=False)
+        assert second.ledger.unpublished
+        await second.ledger.journal.sync()
+    async with hub.device(2) as second:
+        assert await content_of(second, b"open") == b"not published"
+    await go_on(hub)
 
 
 @pytest.mark.logs_warnings
