@@ -201,11 +201,17 @@ class Drive:
         return await self.upstream.housekeeping.sizes(blocks)
 
     async def reach_head(self, *, told: bool) -> None:
-        """As `Coherence.reach_head`. A drive that is read-only, or that nobody else writes, is as it is.
-        `AbandonedError`: see `cache.slow_waits`."""
-        if self._coherence is not None and not self.read_only:
+        """As `Coherence.reach_head`. A drive that nobody else writes is as it is. `AbandonedError`: see
+        `cache.slow_waits`."""
+        if self._coherence is not None and self._is_following:
             with self.slow_waits.wait():
                 await self._coherence.reach_head(told=told)
+
+    @property
+    def _is_following(self) -> bool:
+        """Whether others' commits may be followed: what waits here goes on from them by the journal, in which
+        a drive that is read-only notes nothing."""
+        return not (self.read_only and self.ledger.unpublished)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free
@@ -306,12 +312,12 @@ class Drive:
             if self.is_shared:
                 nursery.start_soon(self.contact.run, self.upstream.log.head)
             nursery.start_soon(self.keeper.run)
+            if self._following is not None and self._is_following:
+                nursery.start_soon(self._following.run)
+            if self._coherence is not None and self._is_following:
+                nursery.start_soon(self._coherence.run)
             if not self.read_only:
                 nursery.start_soon(self.publisher.run)
-                if self._following is not None:
-                    nursery.start_soon(self._following.run)
-                if self._coherence is not None:
-                    nursery.start_soon(self._coherence.run)
                 nursery.start_soon(self._tick_loop)
                 nursery.start_soon(self._durability.run)
                 nursery.start_soon(self._contents.run)

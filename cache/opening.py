@@ -336,6 +336,7 @@ class _Assembly:
             self._changes,
             self._put_off.holds,
             self._notices,
+            read_only=self._options.read_only,
         )
 
     def _made_retention(self) -> RetentionKeeper:

@@ -27,7 +27,7 @@ from backend.errors import DriveError, FencedError, TransientError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
-from cache.journal import Ledger, Rebasing, Trimming, rebase
+from cache.journal import Ledger, Rebasing, Trimming, rebase, show_published
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
 from cache.publish import is_same_commit, require_growth
@@ -55,7 +55,8 @@ class CopiedStateError(FencedError):
 
 
 class Rebaser:
-    """See the module. `device`, `host`: of this device. `held`: whether somebody has an inode open."""
+    """See the module. `device`, `host`: of this device. `held`: whether somebody has an inode open.
+    `read_only`: nothing waits to be published, and nothing is journaled."""
 
     def __init__(
         self,
@@ -68,7 +69,10 @@ class Rebaser:
         changes: Broadcast,
         held: Callable[[int], bool],
         notices: Notices,
+        *,
+        read_only: bool = False,
     ) -> None:
+        self._bring: Final = show_published if read_only else rebase
         self._ledger = ledger
         self._trimming = trimming
         self._follower = follower
@@ -140,7 +144,7 @@ class Rebaser:
             becomes,
             becomes is None and self._is_large(commits),
         )
-        resolved = await rebase(self._ledger, rebasing)
+        resolved = await self._bring(self._ledger, rebasing)
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
         self._say(resolved, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -63,6 +64,49 @@ def test_a_machine_that_comes_later_reads_it_all(account: Account) -> None:
         first.umount()
         second.mount()
         assert second.has("folder/log", content("log", 700_000, KINDS.index("log")))
+
+
+def journaled(machine: HubMachine) -> bytes:
+    """All that its journals hold, of sizes that may be any."""
+    files = sorted((machine.state).glob("*/journal/*"))
+    return b"".join(file.read_bytes().rstrip(b"\0") for file in files if file.is_file())
+
+
+def test_a_mount_that_only_reads_follows_and_writes_nothing(account: Account) -> None:
+    """Whatever the kernel remembered; and it is no device of the drive."""
+    with account.machine() as writer, account.machine() as reader:
+        writer.mount()
+        one, other = writer.mountpoint, reader.mountpoint
+        contents = {kind: content(kind, 200_000, number) for number, kind in enumerate(KINDS)}
+        for kind, data in contents.items():
+            (one / kind).write_bytes(data)
+        (one / "folder").mkdir()
+        writer.sync()
+        for _ in range(2):
+            reader.mount("ro")
+            assert all(reader.has(kind, data) for kind, data in contents.items())
+            assert sorted(os.listdir(other)) == sorted([*KINDS, "folder"])
+            before = journaled(reader)
+            with (other / "text").open("rb") as opened:
+                for kind, data in contents.items():
+                    contents[kind] = data[::-1]
+                    (one / f"{kind}.new").write_bytes(contents[kind])
+                    (one / f"{kind}.new").rename(one / kind)
+                os.rename(one / "folder", one / "moved")
+                for kind, data in contents.items():
+                    soon(partial(reader.has, kind, data))
+                soon(partial(reader.lacks, "folder"))
+                assert (other / "moved").is_dir()
+                os.rename(one / "moved", one / "folder")
+                soon(partial(reader.lacks, "moved"))
+                assert opened.read() == contents["text"][::-1]
+            with pytest.raises(OSError, match="Read-only"):
+                (other / "h").mkdir()
+            assert journaled(reader) == before
+            assert differences(one, other) == ""
+            reader.umount()
+        listed = json.loads(succeed(writer.tool("drivefs", "device", "list", "--json", one)))
+        assert len(listed["devices"]) == 1
 
 
 def test_edits_that_conflict_give_one_copy_that_both_have(pair: tuple[HubMachine, HubMachine]) -> None:
