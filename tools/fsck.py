@@ -27,7 +27,7 @@ from typing import Final
 import trio
 
 from backend.cluster import Survey, check_nodes, check_places, cluster_change, drive_file
-from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
+from backend.errors import DriveError, FormatError, LeaseHeldError, UsageError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
 from backend.nodes import NodeEntry
@@ -38,12 +38,14 @@ from cache.retention import LostRange
 from tools import compose, drive_nodes, drive_opening, errors, old_drive
 from tools.check.check_drive import DriveCheck
 from tools.check.check_report import counts
+from tools.check.hub_check import HubCheck
 from tools.compose import UnlockedDrive
 from tools.errors import ExitCodes, Parser, ReportedError
 from tools.host import places
 from tools.host.places import Folders
 from tools.host.progress import Progress
-from tools.hub_address import drive_on_nodes
+from tools.hub.drives import Address, HubDrives
+from tools.hub_address import is_at_hub
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
 
@@ -100,14 +102,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             descriptor = int(match[1] or 0)
     parser = Parser(prog="fsck.drivefs", description="Check a drivefs drive and mend it.")
     add = parser.add_argument
-    add("drive", type=drive_on_nodes, metavar="DRIVE", help="the drive's folder; it must not be mounted")
+    add("drive", metavar="DRIVE", help="the drive's folder, or https://HUB/NAME; it must not be mounted here")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-n", dest="how", action="store_const", const="look", help="change nothing")
     for flag in ("-p", "-a", "-y"):
         how.add_argument(flag, dest="how", action="store_const", const="mend", help="mend without asking")
     add("-f", action="store_true", help="accepted: every check is a full one")
     add("-v", dest="verbose", action="store_true", help="log to the terminal")
-    add("--data", action="store_true", help="read all fragments and open all blocks")
+    add("--data", action="store_true", help="read all fragments (not of a hub) and open all blocks")
     add_folder_options(parser)
     add_secret_options(parser)
     options = parser.parse_intermixed_args(rest)
@@ -144,6 +146,8 @@ def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDri
 
 
 def _fsck(options: argparse.Namespace) -> int:
+    if is_at_hub(options.drive):
+        return _fsck_at_hub(options)
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
     drive_file.require_here(folder, survey.file)
@@ -158,9 +162,45 @@ def _fsck(options: argparse.Namespace) -> int:
         found = _once(run(findings=Findings(partial(_say, progress)), mend=options.how == "mend"), unlock)
         if options.how is None and found.count("left") and _agrees(progress):
             found = _once(run(findings=Findings(partial(_say, progress)), mend=True), unlock)
-    if found.count("left", "lost"):
-        return LEFT | (CORRECTED if found.count("mended") else 0)
-    return CORRECTED if found.count("mended") else 0
+    return _exit_code(found)
+
+
+def _exit_code(found: Findings) -> int:
+    corrected = CORRECTED if found.count("mended") else 0
+    return LEFT | corrected if found.count("left", "lost") else corrected
+
+
+def _fsck_at_hub(options: argparse.Namespace) -> int:
+    """Of a drive at a hub, where only what lies on this machine may be mended."""
+    if options.passphrase_file or options.key_file or options.passphrase_command:
+        raise UsageError("a drive at a hub is opened by this machine's login there, not by a secret")
+    drives = HubDrives(Address.parse(options.drive), os.environ, THIS_MACHINE)
+    drive = drives.found(drives.login.route, complain)
+    own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
+    is_mending = options.how == "mend"
+    places.check_state_disk(own.state, room=is_mending)
+    progress = Progress(drive.source, options.descriptor)
+    found = Findings(partial(_say, progress))
+    with _locked(own.state), _work_folder(own.state) as work:
+        check = HubCheck(drive, own.state, work, found, progress, data=options.data, mend=is_mending)
+        trio.run(check.run)
+        progress.clear()
+        if check.namespace_is_wrong:
+            _set_aside(own, found)
+        if is_mending and check.lost:
+            found.add("note", f"what is lost is listed in {_keep_list(drive.id_text, own, check.lost)}")
+    _say_summary(drive.source, check.summary, found)
+    return _exit_code(found)
+
+
+def _set_aside(own: Folders, findings: Findings) -> None:
+    kept = set_namespace_aside(own.state, THIS_MACHINE)
+    findings.add("note", f"the namespace as it was is kept as {kept}")
+
+
+def _say_summary(name: str, summary: str, findings: Findings) -> None:
+    numbers = ", ".join(f"{count} {state}" for state, count in counts(findings).items() if count)
+    say(f"{name}: {summary}: {numbers or 'clean'}")
 
 
 def mend(drive: UnlockedDrive, own: Folders) -> int:
@@ -183,16 +223,15 @@ def _once(run: _FsckRun, unlock: _Unlock) -> Findings:
         trio.run(check.run)
         run.progress.clear()
         if check.namespace_is_wrong:
-            kept = set_namespace_aside(run.folders.state, THIS_MACHINE)
-            run.findings.add("note", f"the namespace as it was is kept as {kept}")
+            _set_aside(run.folders, run.findings)
         if run.mend and check.lost:
             what = "cannot be read while nodes are away" if run.findings.nodes_are_away else "is lost"
-            run.findings.add("note", f"what {what} is listed in {_keep_list(run, check.lost)}")
+            kept = _keep_list(run.drive.id_text, run.folders, check.lost)
+            run.findings.add("note", f"what {what} is listed in {kept}")
     if check.namespace_is_wrong:
         unlock()
         trio.run(_prove_that_it_opens, run.drive, run.folders)
-    numbers = ", ".join(f"{count} {state}" for state, count in counts(run.findings).items() if count)
-    say(f"{run.folder}: {check.summary}: {numbers or 'clean'}")
+    _say_summary(run.folder, check.summary, run.findings)
     return run.findings
 
 
@@ -229,15 +268,13 @@ async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _keep_list(run: _FsckRun, lost: Sequence[LostRange]) -> Path:
+def _keep_list(drive_id: str, own: Folders, lost: Sequence[LostRange]) -> Path:
     """The list of what is lost, in the state folder: names of files never lie in clear where nodes may be.
     Its name is made of what it says, so the same loss is listed once."""
-    places.make_private_folder(str(run.folders.state), THIS_MACHINE.disk)
-    folder = run.folders.state / "lost"
+    places.make_private_folder(str(own.state), THIS_MACHINE.disk)
+    folder = own.state / "lost"
     folder.mkdir(mode=0o700, exist_ok=True)
-    text = json.dumps(
-        {"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1
-    ).encode()
+    text = json.dumps({"drive": drive_id, "lost": [asdict(each) for each in lost]}, indent=1).encode()
     path = folder / f"files-{plain_hash(text).hex()[:16]}.json"
     THIS_MACHINE.disk.write_file(str(path), [text])
     return path

@@ -31,6 +31,10 @@ class MachineAtHub(MountedDrive):
         given = ",".join([self.folder_options(), *options])
         return self.tool("mount.drivefs", self.source, where or self.mountpoint, "-o", given)
 
+    def where(self) -> list[str]:
+        """For the tools: without a secret, as the login has the keys."""
+        return ["--cache-dir", str(self.cache), "--state-dir", str(self.state)]
+
     def write_synced(self, path: str, content: bytes) -> None:
         """A file with that content, for which fsync(2) has returned."""
         (self.mountpoint / path).write_bytes(content)

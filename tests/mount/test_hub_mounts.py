@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from backend.remote import Logins
-from tests.contents import KINDS, content
+from tests.contents import KINDS, STORED_KINDS, content
 from tests.mount.hub_mounts import Account, Away, HubMachine, soon
 from tests.mount.mounted import differences, run, succeed
 from tools.host import mounts
@@ -244,6 +245,51 @@ def test_a_revoked_machine_writes_nothing_more_and_reads_on(
     assert first.lacks("g")
 
 
+def test_fsck_tells_what_the_hub_has_lost_and_mends_what_is_here(hub: Away, account: Account) -> None:
+    def fsck(*options: str) -> tuple[int, str]:
+        ended = machine.tool("fsck.drivefs", *options, *machine.where(), machine.source)
+        return ended.returncode, ended.stdout
+
+    def change(statement: str) -> None:
+        with psycopg.connect(hub.running.conninfo) as connection:
+            found = "drive = (SELECT id FROM drive WHERE uuid = %(uuid)s)"
+            connection.execute(statement.format(found).encode(), {"uuid": account.drive_id})
+
+    def is_whole() -> None:
+        code, said = fsck("-n", "--data")
+        assert (code, said.endswith(" read: clean\n")) == (0, True)
+
+    with account.machine() as machine:
+        machine.mount()
+        for number, kind in enumerate(STORED_KINDS):
+            (machine.mountpoint / kind).write_bytes(content(kind, 300_000, number))
+        machine.sync()
+        machine.umount()
+        is_whole()
+        (namespace,) = machine.state.glob("*/namespace.db")
+        namespace.write_bytes(namespace.read_bytes() + bytes(4096))
+        assert fsck("-n")[0] == 4
+        assert fsck("-y")[0] == 1
+        machine.mount()
+        assert all(machine.has(kind, content(kind, 300_000, n)) for n, kind in enumerate(STORED_KINDS))
+        machine.umount()
+        change("UPDATE place SET position = position + 1 WHERE {}")
+        assert fsck("-n")[0] == 0
+        code, said = fsck("-n", "--data")
+        assert code == 4
+        assert all(f"lost: /{kind}: 300000 bytes" in said for kind in STORED_KINDS)
+        change("UPDATE place SET doubted = NULL, position = position - 1 WHERE {}")
+        is_whole()
+        change("DELETE FROM place WHERE {}")
+        code, said = fsck("-n")
+        assert code == 4
+        assert all(f"lost: /{kind}: 300000 bytes" in said for kind in STORED_KINDS)
+        change("DELETE FROM commit WHERE {} AND number = 2")
+        code, said = fsck("-n")
+        assert code == 4
+        assert "lost: the log cannot be read up to commit" in said
+
+
 @pytest.mark.logs_warnings  # of the hub, whose polls are cut off
 def test_what_cannot_be_mounted_is_said(hub: Away, account: Account) -> None:
     with account.machine() as machine:
@@ -313,8 +359,8 @@ def test_nodes_are_the_hubs(pair: tuple[HubMachine, HubMachine]) -> None:
     for command in (("scrub",), ("scrub", "--now"), ("repair",), ("node", "list"), ("node", "stop")):
         refused = first.tool("drivefs", *command, first.mountpoint)
         assert (refused.returncode in (1, 2), "hub" in refused.stderr) == (True, True), command
-    refused = first.tool("fsck.drivefs", first.source)
-    assert "at a hub" in refused.stderr
+    refused = first.tool("fsck.drivefs", *first.where(), first.source)
+    assert (refused.returncode, "in use" in refused.stderr) == (8, True)
     (first.mountpoint / "f").write_bytes(b"content")
     succeed(first.tool("drivefs", "sync", first.mountpoint))
     assert "clean" in succeed(first.tool("drivefs", "check", first.mountpoint))

@@ -27,14 +27,15 @@ from backend.commits import (
     Lease,
     LeaseVotes,
     ReplicatedCommitLog,
+    commit_key,
 )
 from backend.errors import CorruptError, DriveError, UnknownEpochError
 from backend.findings import Findings
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
 from backend.packs import PackEntry
-from backend.system import each
-from backend.upstream import BlockId
+from backend.system import each, plain_hash
+from backend.upstream import BlockId, Head
 from cache.retention import LostRange, lost_files
 from cache.sync import learn_ahead
 from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
@@ -107,7 +108,9 @@ class DriveCheck:
         self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._writer)
         reader = client(drive, self._upstream, _CACHE)
         self._codec, self._snapshots, self._ring = reader.codec, reader.snapshots, reader.ring
-        source = StateSource(self._log, self._copies, self._snapshots, reader.blocks, reader.ring)
+        source = StateSource(
+            self._log.commits_after, self._look_after, self._snapshots, reader.blocks, reader.ring
+        )
         self._kept_index = KeptIndex(drive, own.cache, self._index, self._packs, self._store_on)
         self._commits = CommitCheck(self._log, self._copies, self._objects, self._snapshots, findings)
         self._state = StateCheck(source, own.state, work, findings, progress)
@@ -171,6 +174,10 @@ class DriveCheck:
         look = partial(check_copies, self._drive.folder, self._drive.file, mend=self._mend)
         for finding in await trio.to_thread.run_sync(look):
             self._findings.add(finding.state, finding.text)
+
+    async def _look_after(self, commit: Head) -> None:
+        """The copies of a commit."""
+        await self._copies.check(commit_key(commit.number), lambda copy: plain_hash(copy.data) == commit.hash)
 
     # Packs and the index
 

@@ -1,20 +1,18 @@
 """The states of a drive that must agree: the log lived again, the snapshot, and this machine's own namespace.
 
-Nothing is changed here but copies of commits, which are mended as they are read. Problems are
-collected in `snapshot_problems` and `namespace_problems`: only the whole check can say which of these states
-may be made anew.
+Nothing is changed here but what `look_after` changes. Problems are collected in `snapshot_problems` and
+`namespace_problems`: only the whole check can say which of these states may be made anew.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from backend.care import ObjectCheck
-from backend.commits import Copy, ReplicatedCommitLog, commit_key
 from backend.errors import (
     CorruptError,
     DriveError,
@@ -25,7 +23,7 @@ from backend.errors import (
 )
 from backend.findings import Findings
 from backend.keys import KeyRing
-from backend.system import at_rest, plain_hash
+from backend.system import at_rest
 from backend.upstream import Commit, Head
 from cache.blocks import BlockCache
 from cache.local import NAMESPACE_FILE
@@ -37,10 +35,11 @@ from tools.host.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class StateSource:
-    """Where the states come from."""
+    """Where the states come from. `commits_after`: of the log, as of `CommitLog`. `look_after` sees after
+    the copies of each commit that was read."""
 
-    log: ReplicatedCommitLog
-    copies: ObjectCheck
+    commits_after: Callable[[int], Awaitable[Sequence[tuple[Commit, bytes]]]]
+    look_after: Callable[[Head], Awaitable[None]]
     snapshots: SnapshotStore
     blocks: BlockCache
     ring: KeyRing
@@ -92,8 +91,8 @@ class StateCheck:
         self.log_is_older = True
         self._findings.add(
             "left",
-            f"{who} commit {known.number}, but the log ends with commit {self._head.number}: nodes were put "
-            "back to an older state",
+            f"{who} commit {known.number}, but the log ends with commit {self._head.number}: it was put back "
+            "to an older state",
         )
 
     def cached(self) -> Path | None:
@@ -138,7 +137,7 @@ class StateCheck:
         replay = LogReplay(path, self._source.ring)
         try:
             await self._keep(replay, stops)
-            while batch := await self._source.log.commits_after(start):
+            while batch := await self._source.commits_after(start):
                 for commit, commit_hash in batch:
                     await self._take(replay, commit, commit_hash)
                     await self._keep(replay, stops)
@@ -150,10 +149,7 @@ class StateCheck:
             replay.close()
 
     async def _take(self, replay: LogReplay, commit: Commit, commit_hash: bytes) -> None:
-        def is_right(copy: Copy) -> bool:
-            return plain_hash(copy.data) == commit_hash
-
-        await self._source.copies.check(commit_key(commit.number), is_right)
+        await self._source.look_after(Head(commit.number, commit_hash))
         replay.apply(commit, commit_hash)
         await trio.lowlevel.checkpoint()
 

@@ -87,12 +87,23 @@ def opened_drive_at_hub(
 @asynccontextmanager
 async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
     """The reader of the drive's blocks, beside any mount. What the hub raises."""
+    async with upstream_at_hub(drive) as upstream:
+        yield reader_at_hub(drive, upstream)
+
+
+@asynccontextmanager
+async def upstream_at_hub(drive: DriveAtHub) -> AsyncIterator[RemoteUpstream]:
+    """A session that only asks, beside any mount."""
     login = drive.login
     client = HubClient(login.url, login.token, login.route, reread=drive.token.read)
     upstream = RemoteUpstream(client, drive.drive_id)
     async with closed_at_end(upstream):
-        limiter = trio.CapacityLimiter(2)
-        yield client_of(upstream, drive.drive_id, drive.keys, READING_CACHE, limiter)
+        yield upstream
+
+
+def reader_at_hub(drive: DriveAtHub, upstream: RemoteUpstream) -> Client:
+    """The client side of the drive, as a tool that looks at it has it."""
+    return client_of(upstream, drive.drive_id, drive.keys, READING_CACHE, trio.CapacityLimiter(2))
 
 
 @dataclass(frozen=True, slots=True)
