@@ -48,26 +48,29 @@ class Database:
     """See the module. `size`: the most connections; `patience`: seconds to wait for one. asyncio's thread."""
 
     def __init__(self, conninfo: str, size: int = 16, patience: float = 10.0, idle: float = 60.0) -> None:
-        self._pool = AsyncConnectionPool(
+        made = partial(
+            AsyncConnectionPool[AsyncConnection],
             conninfo,
-            min_size=1,
-            max_size=size,
             timeout=patience,
             reconnect_timeout=_RECONNECTING,
             open=False,
             configure=partial(_configure, idle),
             kwargs={"autocommit": True},
         )
+        self._pool = made(min_size=1, max_size=size)
+        self._apart = made(min_size=0, max_size=1)
 
     async def open(self) -> None:
         """Connect. `TransientError`."""
         try:
             await self._pool.open(wait=True)
+            await self._apart.open()
         except _RETRIABLE as error:
             raise TransientError(f"the database does not answer: {error}") from error
 
     async def close(self) -> None:
         """Let go of all connections. Idempotent."""
+        await self._apart.close()
         await self._pool.close()
 
     @asynccontextmanager
@@ -90,10 +93,17 @@ class Database:
         async with self._connection() as connection:
             return (await connection.execute(statement.encode(), values)).rowcount
 
+    async def ask(self) -> None:
+        """Return when the server has answered, on a connection that no request has. `TransientError`."""
+        async with self._connection(self._apart) as connection:
+            await connection.execute("SELECT 1")
+
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(
+        self, pool: AsyncConnectionPool[AsyncConnection] | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._pool.connection() as connection:
+            async with (pool or self._pool).connection() as connection:
                 try:
                     yield connection
                 except _RETRIABLE:

@@ -4,7 +4,8 @@ Nodes are enough if a pack can be read from them. With fewer than write quorum, 
 are told to come again, and all others are served: a balancer that took the process away would end those too.
 
 The database and the nodes are asked in the background. So an answer costs nothing, however often a balancer
-asks.
+asks. The database is asked by a connection of its own: where requests have all others, the process is busy,
+and to take it away would make the next one so.
 asyncio's thread.
 """
 
@@ -73,7 +74,7 @@ class Readiness:
     async def _of_database(self) -> list[str]:
         try:
             with anyio.fail_after(_PATIENCE):
-                await self._database.row("SELECT 1")
+                await self._database.ask()
         except (TransientError, TimeoutError):
             return ["the database does not answer"]
         return []

@@ -50,6 +50,16 @@ def test_without_a_database_it_is_not(running: RunningHub) -> None:
     assert running.call(looked()) == ("the database does not answer",)
 
 
+def test_requests_that_have_all_connections_are_no_fault_of_the_database(running: RunningHub) -> None:
+    async def looked() -> tuple[str, ...]:
+        async with database_of(running) as database, database.transaction(), database.transaction():
+            readiness = Readiness(database, running.nodes, Profile.parse("4+2"))
+            await readiness.look()
+            return readiness.faults
+
+    assert running.call(looked()) == ()
+
+
 async def test_polls_are_let_go_one_after_the_other(autojump_clock: object) -> None:
     time, left = PollingTime(), list[float]()
 
