@@ -42,6 +42,10 @@ class NoAnswerError(ToolError):
     """The mount is there, but the process behind it is gone or does not answer."""
 
 
+class NothingToStoreError(ToolError):
+    """The mount stores nothing any more, as was said; and nothing waits for that."""
+
+
 class Synced(NamedTuple):
     """All is stored. `notice`: what the mount has to say besides; `short`: how it is stored with less
     redundancy than promised. Empty: nothing."""
@@ -86,14 +90,26 @@ class ControlClient:
     def sync(self, mountpoint: str, timeout: float | None) -> Synced:
         """Return when all that programs wrote to the mount before is stored and published, with all its
         redundancy or, as the answer says then, as much as can be had now. `NoAnswerError` after `timeout`
-        seconds (None: wait as long as it takes); the mount goes on storing then. `ToolError` if the kernel
-        could not hand over everything; what the mount has is stored in any case."""
+        seconds (None: wait as long as it takes); the mount goes on storing then. `NothingToStoreError`;
+        `ToolError` if the kernel could not hand over everything; what the mount has is stored in any case."""
         deadline = Deadline(timeout)
         complaint = self._write_back(mountpoint, deadline)
-        answer: dict[str, Any] = self._ask("POST", "/sync", deadline).json()
+        try:
+            answer: dict[str, Any] = self._ask("POST", "/sync", deadline).json()
+        except NoAnswerError:
+            raise
+        except ToolError as error:
+            if complaint is None and self._has_nothing_to_store():
+                raise NothingToStoreError(str(error)) from None
+            raise
         if complaint is not None:
             raise ToolError(f"{mountpoint}: not all could be written back: {complaint}")
         return Synced(str(answer.get("notice", "")), str(answer.get("short", "")))
+
+    def _has_nothing_to_store(self) -> bool:
+        """Whether the mount stores nothing any more, and nothing waits for that."""
+        status = self.status()
+        return status.fenced and status.waiting is None and not status.journal_lost
 
     def call(self, call: Call[Question, Answer], question: Question, timeout: float | None = None) -> Answer:
         """The answer to `question`. `ToolError` with the mount's refusal."""

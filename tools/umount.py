@@ -21,7 +21,7 @@ from contextlib import closing
 
 from backend.errors import DriveError
 from tools import errors
-from tools.control_client import ControlClient, NoAnswerError, NotMountedError
+from tools.control_client import ControlClient, NoAnswerError, NothingToStoreError, NotMountedError
 from tools.deadline import Deadline
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import mounts, namespaces
@@ -175,6 +175,8 @@ def _drain(options: argparse.Namespace) -> tuple[_Process | None, int]:
         if process is not None and not options.force:
             raise ToolError(f"{options.mountpoint} stays mounted: {error} ({_STAYS})") from None
         complain(f"umount.drivefs: {options.mountpoint}: nobody answers")
+    except NothingToStoreError as error:
+        complain(f"umount.drivefs: {options.mountpoint}: nothing waits to be stored; {error}")
     except ToolError as error:
         raise ToolError(f"{options.mountpoint} stays mounted: {error} ({_STAYS})") from None
     return process, code

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.errors import AwayError, ReadOnlyError, UsageError
+from backend.errors import AwayError, ReadOnlyError, TransientError, UsageError
 from backend.keys import DriveKeys
-from backend.remote import HubClient, HubLogin, RemoteImport, RemoteUpstream
+from backend.remote import HubAccount, HubClient, HubLogin, RemoteImport, RemoteUpstream
 from backend.upstream import NO_COMMIT, Commit, Head
 from cache.errors import ReadOnlyFileSystemError
 from cache.local.local_state import LocalState
@@ -167,7 +167,7 @@ def test_a_hub_that_goes_away_at_the_end_leaves_a_drive_that_can_be_brought_back
     """Whether the hub has opened the drive is not known then: here nothing may be published any more."""
     expected = trio.run(seen_here, made)
 
-    async def no_answer(_mover: RemoteImport, _head: Head) -> None:
+    async def no_answer(*_given: object) -> None:
         raise AwayError("no answer")
 
     with monkeypatch.context() as patch:
@@ -178,6 +178,12 @@ def test_a_hub_that_goes_away_at_the_end_leaves_a_drive_that_can_be_brought_back
         assert "no answer" in problem
         assert "on its way" in refusal
     assert trio.run(is_importing, login)
+    with pytest.raises(UsageError, match="--undo"):
+        made.unlocked()
+    with monkeypatch.context() as patch:
+        patch.setattr(HubAccount, "drives", no_answer)
+        with pytest.raises(TransientError, match=r"only the hub can say .* no answer; nothing was changed"):
+            undo(made, monkeypatch)
     with pytest.raises(UsageError, match="--undo"):
         made.unlocked()
     assert undo(made, monkeypatch) == 0

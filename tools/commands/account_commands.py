@@ -31,6 +31,7 @@ from backend.remote import AccountSummary, HubLogin, HubRoute, hub_url
 from backend.system import THIS_MACHINE
 from tools.commands.subcommand import add_command, add_json
 from tools.errors import Parser
+from tools.host import mounts
 from tools.hub.account_session import (
     AccountSession,
     HubPlace,
@@ -174,6 +175,7 @@ def _keep(login: HubLogin, name: str) -> None:
 def _logout(options: argparse.Namespace) -> int:
     login = chosen_login(options)
     if not options.forget:
+        _tell_of_mounts(login.url)
         try:
             if trio.run(is_logged_in, login):
                 in_session(login, lambda session: session.revoke(login.device))
@@ -184,6 +186,16 @@ def _logout(options: argparse.Namespace) -> int:
     if options.forget:
         complain(f"drivefs: the hub was not told; from another device: drivefs devices revoke {login.device}")
     return 0
+
+
+def _tell_of_mounts(hub: str) -> None:
+    """The mounts that the end of the login shuts out."""
+    for mount in mounts.drives():
+        if mount.source.startswith(f"{hub}/") and mount.owner == os.getuid():
+            complain(
+                f"drivefs: {mount.mountpoint}: this mount writes nothing more once the device is logged out; "
+                "what it has not published stays in its journal, for a mount after the next login"
+            )
 
 
 # The account

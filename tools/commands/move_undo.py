@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from backend.cluster import HeldDrive, check_nodes
-from backend.errors import UsageError
+from backend.cluster import DriveFile, HeldDrive, check_nodes
+from backend.errors import TransientError, UsageError
 from tools import compose, fsck, old_drive
 from tools.commands import node_changes
 from tools.compose import UnlockedDrive
@@ -45,10 +45,21 @@ async def _settled(drive: UnlockedDrive) -> None:
     say(said)
 
 
+async def _is_leaving(session: AccountSession, file: DriveFile) -> bool:
+    """As `AccountSession.is_leaving`; a hub that does not answer is named."""
+    try:
+        return await session.is_leaving(file.id)
+    except TransientError as error:
+        raise TransientError(
+            f"{file.moved}: only the hub can say whether it has opened the drive already, and has to be "
+            f"asked first: {error}; nothing was changed: try again when it answers"
+        ) from None
+
+
 async def _kept(held: HeldDrive, session: AccountSession) -> tuple[list[str], str]:
     """Have the drive where it was before the move; warnings, and what is so now."""
     folder, file = held.folder, held.file
-    if await session.is_leaving(file.id):
+    if await _is_leaving(session, file):
         lines = await held.stay_away()
         await session.stop_departure(file.id, file.nodes_id)
         return lines, f"{file.moved}: the drive is there, and has not moved to {folder}; mount it as before"
