@@ -184,18 +184,24 @@ async def test_a_journal_that_is_gone_is_missed_once(machines: Machines) -> None
 async def test_a_state_that_is_set_aside_is_told_and_shown(
     machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy of a state folder with changes of its own: the drive goes on as another device, without them."""
-    async with machines.opened(1, publishes=False) as first:
-        await make_file(first, b"f", b"of the copy")
-    shutil.copytree(machines.own(1).state, machines.own(2).state)
+    """A state that does not go on from the log any more: the drive goes on as another device, without it."""
+    open_drive = state_opening.open_drive
+
+    async def find_it_stale(*_: object) -> NoReturn:
+        monkeypatch.setattr(state_opening, "open_drive", open_drive)
+        raise StaleCacheError("gone past")
+
+    async with machines.opened(2, publishes=False) as second:
+        await make_file(second, b"f", b"of the state")
     async with machines.opened(1) as first:
-        await make_file(first, b"g", b"of the original")
+        await make_file(first, b"g", b"of the log")
         await first.sync()
+    monkeypatch.setattr(state_opening, "open_drive", find_it_stale)
     async with machines.opened(2) as second:
         (line,) = [each for each in second.notices if "set aside" in each]
         assert f"drivefs stale list {machines.drive.source}" in line
         assert [*(machines.own(2).state / STALE).iterdir()] != []
-        assert await content_of(second, b"g") == b"of the original"
+        assert await content_of(second, b"g") == b"of the log"
     monkeypatch.setenv("DRIVEFS_STATE_DIR", str(machines.own(2).state.parent))
     machines.log_in(places.hubs_folder(os.environ))
     source, back = machines.drive.source, tmp_path / "back"
@@ -203,7 +209,7 @@ async def test_a_state_that_is_set_aside_is_told_and_shown(
     restored = ["stale", "restore", source, kept.name, "--to", str(back)]
     for command in (["stale", "list", source], ["stale", "show", source], restored):
         assert await trio.to_thread.run_sync(drivefs, command) == 0
-    assert (back / "f").read_bytes() == b"of the copy"
+    assert (back / "f").read_bytes() == b"of the state"
 
 
 @pytest.mark.logs_warnings
