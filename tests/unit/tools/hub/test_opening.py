@@ -25,6 +25,7 @@ from cache.drive import Drive
 from cache.health import Health, NodeChanging
 from cache.journal import reserve
 from cache.local import JOURNAL, STALE
+from cache.opening import open_drive
 from cache.recovery import StaleCacheError
 from cache.services.devices import Devices
 from cache.services.health_calls import check_running
@@ -185,7 +186,6 @@ async def test_a_state_that_is_set_aside_is_told_and_shown(
     machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state that does not go on from the log any more: the drive goes on as another device, without it."""
-    open_drive = state_opening.open_drive
 
     async def find_it_stale(*_: object) -> NoReturn:
         monkeypatch.setattr(state_opening, "open_drive", open_drive)
