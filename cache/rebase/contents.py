@@ -31,6 +31,7 @@ class Contents:
     def run(self) -> None:
         changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty} - self._decided)
         self._settle_orphans(changed)
+        self._settle_removed()
         both: list[int] = []
         for inode in changed:
             is_here = self._s.is_changed_here(inode) and inode not in self._placing.numbers
@@ -57,6 +58,12 @@ class Contents:
                 and not row.is_directory
             ):
                 self._plan.made[inode] = made_of(self._s.local, inode, inode)
+
+    def _settle_removed(self) -> None:
+        """Files that were written here, then removed from a unit that others changed: theirs stays whole."""
+        for inode in sorted(self._decided):
+            if self._s.is_changed_here(inode) and not is_alive(self._s.local, inode):
+                self._keep_open(inode)
 
     def _decide(self, inode: int) -> bool:
         """Decide what becomes of the content that was changed here; whether it becomes a file of its own."""

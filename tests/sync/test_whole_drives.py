@@ -549,3 +549,27 @@ async def test_many_commits_of_others_are_followed_in_steps(tmp_path: Path, is_u
         await second.publisher.follow()
         assert (len(steps.heads) == 1) == is_unpublished
         await same_everywhere(hub, first, second)
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_a_database_that_was_written_and_removed_here_and_replaced_there_is_gone_here(
+    hub: Hub, is_held: bool
+) -> None:
+    """What was written to it had no inode any more: nothing could be published, nor the drive be opened."""
+    async with hub.device(1) as first, hub.device(2) as second:
+        made = await make_file(first, b"q", b"base")
+        await make_file(first, b"q-wal", b"log")
+        await first.sync()
+        await second.publisher.follow()
+        if is_held:
+            second.hold(made.inode)
+        await second.write(made.inode, 0, b"here")
+        await second.unlink(ROOT_INODE, b"q")
+        await first.unlink(ROOT_INODE, b"q")
+        await make_file(first, b"q", b"there")
+        await first.sync()
+        await second.publisher.follow()
+        namespace = second.ledger.namespace
+        assert all(namespace.inode(inode) for inode in second.ledger.dirty.inodes())
+        await same_everywhere(hub, first, second)
+        assert await content_of(second, b"q") == b"there"
