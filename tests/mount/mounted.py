@@ -133,9 +133,12 @@ class MountedDrive:
         self.process_id = ControlClient.of_mount(str(self.mountpoint)).process_id()
 
     def umount(self, *arguments: str) -> None:
-        """`umount.drivefs`: drain, unmount."""
+        """`umount.drivefs`: drain, unmount. The process has ended then, also if a test beside this one took a
+        copy of the mount along into a mount namespace of its own."""
+        process, self.process_id = self.process_id, None
         succeed(self.tool("umount.drivefs", *arguments, self.mountpoint))
-        self.process_id = None
+        if process is not None:
+            wait_for_end(process, self.patience)
 
     def fsck(self, *arguments: str) -> int:
         """`fsck.drivefs` of the drive, which is not mounted: its exit code. A failing test shows the rest."""

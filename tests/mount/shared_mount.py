@@ -58,8 +58,9 @@ class TimedHub(MemoryHub):
 class Peer:
     """The other device: calls on paths from the root, as `a/b`."""
 
-    def __init__(self, drive: Drive, hub: TimedHub) -> None:
+    def __init__(self, drive: Drive, mounted: Drive, hub: TimedHub) -> None:
         self._drive = drive
+        self._mounted = mounted
         self._hub = hub
 
     def _place(self, path: str) -> tuple[int, bytes]:
@@ -129,6 +130,11 @@ class Peer:
             return sorted(os.fsdecode(name) for name, _ in found) == names
 
         await self._until(are_there)
+
+    async def wait_for_mount(self) -> None:
+        """Until the mount's drive has what this device has published; the kernel may not have heard of it."""
+        while self._mounted.ledger.head.number < self._drive.ledger.head.number:
+            await trio.sleep(0.001)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -205,7 +211,7 @@ async def serve(folder: Path, mountpoint: Path, interval: float, *, is_asking: b
         )
         session = Session(drive, mountpoint, options)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(obey, Peer(other, upstream))
+            nursery.start_soon(obey, Peer(other, drive, upstream))
             await session.serve(NoControl(), partial(print, json.dumps("ready"), flush=True))
             nursery.cancel_scope.cancel()
 

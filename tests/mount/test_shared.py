@@ -297,6 +297,7 @@ def test_truncating_by_a_name_that_means_something_else_by_now(drive: SharedDriv
     path = put(drive, f"{name}/f", b"base")
     with opened(path, os.O_RDONLY) as descriptor:
         drive.peer(("write", f"{name}/f", b"theirs"))
+        drive.peer(("wait_for_mount",))
         path.write_bytes(b"ours, at once")
         assert os.pread(descriptor, 100, 0) == b"base"
     assert path.read_bytes() == b"ours, at once"
