@@ -148,11 +148,11 @@ def state_of(made: SmallDrive) -> Path:
     return made.state / compose.load_drive(str(made.drive)).id.hex()
 
 
-def undo(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> int:
+def undo(made: SmallDrive, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     """The command."""
     for name, value in variables(made).items():
         monkeypatch.setenv(name, value)
-    return made.drivefs("move-to", "--undo", made.drive, *made.secret)
+    return made.drivefs("move-to", "--undo", *options, made.drive, *made.secret)
 
 
 def test_moved_while_it_is_used(made: SmallDrive, login: HubLogin, tmp_path: Path) -> None:
@@ -161,22 +161,48 @@ def test_moved_while_it_is_used(made: SmallDrive, login: HubLogin, tmp_path: Pat
     require_moved(made, login, expected, tmp_path)
 
 
+async def no_answer(*_given: object) -> None:
+    """Of a hub that is away."""
+    raise AwayError("no answer")
+
+
+def left_on_its_way(made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The drive is closed here, and the hub does not answer any more: as of `move_and_write`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteImport, "open", no_answer)
+        patch.setattr(moving, "OPENING_SECONDS", 0.1)
+        patch.setattr(moving, "PAUSE", 0.1)
+        return trio.run(move_and_write, made, login)
+
+
+def test_a_drive_that_the_account_does_not_have_is_brought_back_only_if_it_was_deleted(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine may be logged in to another account by now, and the drive be open in that of the move."""
+    expected = trio.run(seen_here, made)
+    left_on_its_way(made, login, monkeypatch)
+
+    async def delete() -> None:
+        async with account_session(login) as session:
+            await session.delete_drive(NAME)
+
+    trio.run(delete)
+    with pytest.raises(UsageError, match=r"no such drive there.*--undo --deleted"):
+        undo(made, monkeypatch)
+    with pytest.raises(UsageError, match="--undo"):
+        made.unlocked()
+    assert undo(made, monkeypatch, "--deleted") == 0
+    assert trio.run(seen_here, made) == expected
+
+
 def test_a_hub_that_goes_away_at_the_end_leaves_a_drive_that_can_be_brought_back(
     made: SmallDrive, login: HubLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the hub has opened the drive is not known then: here nothing may be published any more."""
     expected = trio.run(seen_here, made)
-
-    async def no_answer(*_given: object) -> None:
-        raise AwayError("no answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RemoteImport, "open", no_answer)
-        patch.setattr(moving, "OPENING_SECONDS", 0.1)
-        patch.setattr(moving, "PAUSE", 0.1)
-        problem, refusal = trio.run(move_and_write, made, login)
-        assert "no answer" in problem
-        assert "on its way" in refusal
+    problem, refusal = left_on_its_way(made, login, monkeypatch)
+    assert "no answer" in problem
+    assert "on its way" in refusal
     assert trio.run(is_importing, login)
     with pytest.raises(UsageError, match="--undo"):
         made.unlocked()

@@ -41,6 +41,7 @@ def register(commands: Any) -> None:
     which.add_argument(
         "--undo", action="store_true", help="settle where the drive is: a move of it was interrupted"
     )
+    move.add_argument("--deleted", action="store_true", help="with --undo: it was deleted at the hub since")
     move_back_command.add_node_options(move)
     fsck.add_secret_options(move)
 
@@ -48,6 +49,8 @@ def register(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.undo:
         return move_undo.undo(options)
+    if options.deleted:
+        raise UsageError("--deleted goes with --undo")
     if options.to_local is not None:
         if options.address is not None:
             raise UsageError("--to-local moves the drive to a folder, and to no address")

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 from backend.cluster import DriveFile, HeldDrive, check_nodes
-from backend.errors import TransientError, UsageError
+from backend.errors import NotFoundError, TransientError, UsageError
 from tools import compose, fsck, old_drive
 from tools.commands import node_changes
 from tools.compose import UnlockedDrive
@@ -31,15 +32,15 @@ def undo(options: argparse.Namespace) -> int:
         node_changes.finish(drive)
         say(f"{folder}: the drive has come here; mount it")
     else:
-        node_changes.run(_settled, drive)
+        node_changes.run(partial(_settled, is_deleted=options.deleted), drive)
     return 0
 
 
-async def _settled(drive: UnlockedDrive) -> None:
+async def _settled(drive: UnlockedDrive, *, is_deleted: bool) -> None:
     """Nobody who has the lease moves it then, and no request of an earlier mover counts at the hub."""
     login = logins().load(Address.parse(drive.file.moved).hub)
     async with node_changes.held_drive(drive) as held, account_session(login) as session:
-        lines, said = await _kept(held, session)
+        lines, said = await _kept(held, session, is_deleted=is_deleted)
     for line in lines:
         complain(f"drivefs: warning: {line}")
     say(said)
@@ -56,12 +57,21 @@ async def _is_leaving(session: AccountSession, file: DriveFile) -> bool:
         ) from None
 
 
-async def _kept(held: HeldDrive, session: AccountSession) -> tuple[list[str], str]:
-    """Have the drive where it was before the move; warnings, and what is so now."""
+async def _kept(held: HeldDrive, session: AccountSession, *, is_deleted: bool) -> tuple[list[str], str]:
+    """Have the drive where it was before the move; warnings, and what is so now. `is_deleted`: somebody says
+    that it was deleted at the hub."""
     folder, file = held.folder, held.file
     if await _is_leaving(session, file):
         lines = await held.stay_away()
         await session.stop_departure(file.id, file.nodes_id)
         return lines, f"{file.moved}: the drive is there, and has not moved to {folder}; mount it as before"
-    await session.stop_import(file.id, file.nodes_id)
+    try:
+        await session.stop_import(file.id, file.nodes_id)
+    except NotFoundError:
+        if not is_deleted:
+            raise UsageError(
+                f"{file.moved}: the account of this machine has no such drive there, and another account may "
+                "have it open: log in to that one. If the drive was deleted there: --undo --deleted. "
+                "Nothing was changed"
+            ) from None
     return await held.come_back(), f"{folder}: the drive is here, and has not moved; mount it as before"

@@ -212,10 +212,10 @@ class AccountSession:
 
     async def stop_import(self, uuid: bytes, nodes: bytes) -> None:
         """Whoever moves the drive of that id here from the nodes of that id is shut out. `UsageError`: it is
-        open already, or on other nodes."""
+        open already, or on other nodes; `NotFoundError`: the account has no such drive."""
         row = next((each for each in await self._account.drives() if each.uuid == uuid), None)
         if row is None:
-            return
+            raise NotFoundError("the account has no drive of this id")
         if not row.is_importing:
             raise UsageError(
                 "the drive is open at the hub: mount it there, this is a part of it or an old state"
