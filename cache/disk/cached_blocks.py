@@ -10,7 +10,8 @@ Invariants:
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
 4. Calls that wait for the disk are made in their order, many in one turn of a thread. The one that fails and
    those behind it in the turn have no answer.
-5. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
+5. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet. Nothing is written
+   after its end, but by a disk that hangs.
 
 Used on the event loop's thread; the calls of the disk cache run in threads.
 """
@@ -23,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Final, TypeVar
 
 import trio
@@ -40,6 +42,9 @@ LOOK_EVERY: Final = 5.0
 REST: Final = 60.0
 PATIENCE: Final = 5.0
 """Seconds that a reader waits for the cache's disk, which may hang, at most."""
+
+END_PATIENCE: Final = 1.0
+"""Seconds that the end waits for the call under way, at most: the folder may be somebody else's then."""
 
 TURN: Final = 1 << 20
 """Bytes after which a thread that writes what waits ends its turn, so that a rest or an end is not far."""
@@ -79,6 +84,8 @@ class CachedBlocks:
         self._threads = Threads(4)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
+        self._has_ended = False
+        self._in_turn = Lock()
         self._some_wait = trio.Event()
         self._resting_until = 0.0
         self._used = 0
@@ -155,9 +162,14 @@ class CachedBlocks:
 
     async def run(self) -> None:
         """Write what is to be kept, and give way when the disk fills, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write_waiting)
-            nursery.start_soon(self._look_at_disk)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_waiting)
+                nursery.start_soon(self._look_at_disk)
+        finally:
+            self._has_ended = True
+            with trio.move_on_after(END_PATIENCE, shield=True):
+                await self._threads.run(self._wait_for_turn)
 
     async def _look(self, read: Callable[[], Result | None]) -> Result | None:
         found = await self._try(read, PATIENCE)
@@ -183,7 +195,7 @@ class CachedBlocks:
             self._some_wait = trio.Event()
             while self._waiting:
                 turn = self._next_turn()
-                await self._try(partial(_call_all, turn))
+                await self._try(partial(self._call_all, turn))
                 for waiting in turn:
                     self._waiting_bytes -= waiting.size
                     waiting.done.set()
@@ -224,8 +236,15 @@ class CachedBlocks:
     def _is_resting(self) -> bool:
         return trio.current_time() < self._resting_until
 
+    def _wait_for_turn(self) -> None:
+        """Return when no call is under way, and none will be. Blocks, for `END_PATIENCE` at most."""
+        if self._in_turn.acquire(timeout=END_PATIENCE):
+            self._in_turn.release()
 
-def _call_all(turn: list[_Waiting]) -> None:
-    """Call one after the other, and note their answers, until one raises. Blocks."""
-    for waiting in turn:
-        waiting.answer = waiting.call()
+    def _call_all(self, turn: list[_Waiting]) -> None:
+        """Call one after the other, and note their answers, until one raises, or the end. Blocks."""
+        with self._in_turn:
+            for waiting in turn:
+                if self._has_ended:
+                    return
+                waiting.answer = waiting.call()

@@ -96,8 +96,8 @@ class Ledger:
         """of the open commit, encoded"""
         self.operation_bytes = 0
         self._diverged = False
-        self.is_rebase_unsynced = False
-        """whether the namespace holds a rebase that a power cut can still take from the journal: not saved"""
+        self.rebase_synced: trio.Event | None = None
+        """while the namespace has a rebase that a power cut can still take from the journal: not saved"""
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
         self.accepted = 0
@@ -361,7 +361,7 @@ class Ledger:
         self.pending = None
         self.positions.published = position
         self.positions.recorded = self.positions.cut = self.journal.end
-        self.is_rebase_unsynced = True
+        self.rebase_synced = trio.Event()
         self.accepted += 1
 
     def thaw_all(self) -> None:
@@ -377,7 +377,7 @@ class Ledger:
         `NoSpaceLeftError`, `InputOutputError`: nothing is lost, may be called again."""
         if self._diverged:
             raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
-        if self.is_rebase_unsynced:
+        if self.rebase_synced is not None:
             return
         try:
             self.namespace.save(self.journal.end)

@@ -100,7 +100,9 @@ async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     with trio.CancelScope(shield=True), suppress(JournalLostError):  # the next start begins with the log
         await ledger.journal.sync()
     ledger.failpoints.reached(SYNCED)
-    ledger.is_rebase_unsynced = False
+    if ledger.rebase_synced is not None:
+        ledger.rebase_synced.set()
+        ledger.rebase_synced = None
     return resolved
 
 

@@ -96,6 +96,8 @@ class Watch:
         """None: the folder is gone."""
         names = [(change.parent, change.name) for change in changes if isinstance(change, NameChanged)]
         inodes = [c.inode for c in changes if isinstance(c, AttributesChanged | ContentChanged)]
+        while (synced := self._drive.ledger.rebase_synced) is not None:  # until then nothing of it is saved
+            await synced.wait()
         self._drive.ledger.save()
         path = self._drive.ledger.namespace.path
         found = await trio.to_thread.run_sync(changed_paths, path, self._root, names, inodes)

@@ -105,7 +105,7 @@ def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
         ("tools.host.places.check_allow_other", "allowed"),
     ):
         monkeypatch.setattr(target, told.note(name))
-    monkeypatch.setattr("tools.hub.drives.HubDrives.found", lambda _, *given: told.found(*given))
+    monkeypatch.setattr("tools.hub.drives.HubDrives.found", lambda _, *given, **_said: told.found(*given))
     monkeypatch.setattr(mount, "trio", SimpleNamespace(run=told.note("served")))
     monkeypatch.setattr("tools.host.daemon.start", lambda work, _codes: work(lambda: None))
     for target in (
