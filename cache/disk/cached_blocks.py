@@ -10,8 +10,8 @@ Invariants:
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
 4. Calls that wait for the disk are made in their order, many in one turn of a thread. The one that fails and
    those behind it in the turn have no answer.
-5. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet. Nothing is written
-   after its end, but by a disk that hangs.
+5. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet. Nothing is
+   written after its end, but by a disk that hangs.
 
 Used on the event loop's thread; the calls of the disk cache run in threads.
 """
