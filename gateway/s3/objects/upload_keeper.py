@@ -109,10 +109,14 @@ class UploadKeeper:
 
     async def abort(self, upload_id: str) -> None:
         """End one, whatever keeps it. `NotFoundError`."""
-        found = next((left for left in self._left() if left.upload.upload_id == upload_id), None)
-        if found is None:
-            raise NotFoundError(f"there is no upload {upload_id} that is not complete")
-        await self._changing.accept(lambda batch: self._end(batch, found), frees=True)
+
+        def plan(batch: Batch) -> None:
+            found = next((left for left in self._left() if left.upload.upload_id == upload_id), None)
+            if found is None:
+                raise NotFoundError(f"there is no upload {upload_id} that is not complete")
+            self._end(batch, found)
+
+        await self._changing.accept(plan, frees=True)
 
     async def run(self) -> None:
         """Sweep at once, and every hour, for ever."""

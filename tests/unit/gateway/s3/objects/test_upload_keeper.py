@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -187,24 +188,42 @@ async def test_a_device_that_its_hub_does_not_reach_ends_no_uploads_of_others(
         assert await keeper.sweep() == 1
 
 
+def before_next_change(
+    monkeypatch: pytest.MonkeyPatch, drive: Drive, happen: Callable[[], Awaitable[object]]
+) -> None:
+    """Have this happen while the next change waits for room."""
+    accept = drive.accept_together
+
+    async def later(make: Callable[[], list[Operation]], need: Need) -> None:
+        monkeypatch.setattr(drive, "accept_together", accept)
+        await happen()
+        await accept(make, need)
+
+    monkeypatch.setattr(drive, "accept_together", later)
+
+
 async def test_a_part_that_comes_in_between_keeps_the_upload(
     tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with calendar.layer(tmp_path) as (layer, drive, keeper):
         upload = await begin(layer, b"key")
         calendar.days = 8
-        accept = drive.accept_together
-
-        async def later(make: Callable[[], list[Operation]], need: Need) -> None:
-            monkeypatch.setattr(drive, "accept_together", accept)
-            await part(layer, upload, 2)
-            await accept(make, need)
-
-        monkeypatch.setattr(drive, "accept_together", later)
+        before_next_change(monkeypatch, drive, partial(part, layer, upload, 2))
         assert await keeper.sweep() == 0
         assert begun(layer) == [b"key"]
         calendar.days = 16
         assert await keeper.sweep() == 1
+
+
+async def test_an_upload_that_ends_in_between_is_not_aborted_again(
+    tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with calendar.layer(tmp_path) as (layer, drive, keeper):
+        upload = await begin(layer, b"key", parts=2)
+        before_next_change(monkeypatch, drive, partial(keeper.abort, upload.upload_id))
+        with pytest.raises(NotFoundError, match=upload.upload_id):
+            await keeper.abort(upload.upload_id)
+        assert keeper.left() == []
 
 
 async def test_it_sweeps_at_once_and_again_and_again(
