@@ -267,6 +267,9 @@ def test_fsck_tells_what_the_hub_has_lost_and_mends_what_is_here(hub: Away, acco
         machine.sync()
         machine.umount()
         is_whole()
+        hub.stop()
+        assert fsck("-n")[0] == 8
+        hub.start()
         (namespace,) = machine.state.glob("*/namespace.db")
         namespace.write_bytes(namespace.read_bytes() + bytes(4096))
         assert fsck("-y")[0] == 1
