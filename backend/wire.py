@@ -62,8 +62,9 @@ PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
 two kinds of one class the first says it of an error."""
 TOKEN_SIZE: Final = 32
 TICKET_SIZE: Final = 16
-NODES_SIZE: Final = 16
 """Bytes by which the mover of a drive shows that it is the one that counts."""
+NODES_SIZE: Final = 16
+"""Bytes that say which nodes a drive is moved from or to."""
 KEY_SIZE: Final = 32
 """Bytes of a salt, and of a key that a login shows."""
 MAX_SEALED: Final = 4096
