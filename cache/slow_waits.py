@@ -18,7 +18,7 @@ import trio
 from cache.errors import AbandonedError
 
 LOOK_SECONDS: Final = 0.2
-"""The time between two looks at who waits, and the least time that a wait takes before it is cut off."""
+"""The time between two looks at who waits, and from the first wait of some to the first look."""
 
 
 class Wait:
