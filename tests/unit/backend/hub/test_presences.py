@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 
 import anyio
 import httpx
@@ -134,29 +134,49 @@ def test_two_devices_that_do_the_same_do_not_look_like_none(two: Two) -> None:
     assert two.wait(1, 0, 30).json()["presence"][two.uuid.hex()]
 
 
-def test_what_another_process_took_wakes_who_waits_and_it_ends_by_itself(two: Two) -> None:
-    table = PresenceTable(two.running.database)
-    here, elsewhere = Presences(table), Presences(table)
-    old = "UPDATE presence SET expires = now() WHERE drive = %s"
+class NotedTable(PresenceTable):
+    """`looked`: is set when somebody was told of marks."""
 
-    async def run() -> dict[int, int]:
-        found: dict[int, int] = {}
-        async with anyio.create_task_group() as group:
-            group.start_soon(here.run)
+    looked: anyio.Event
 
-            async def wait() -> None:
-                found.update(await here.wait({two.drive: 0}))
-                await two.running.database.execute(old, (two.drive,))
-                assert await here.wait(found) == {two.drive: 0}
-                group.cancel_scope.cancel()
-
-            group.start_soon(wait)
-            await elsewhere.show(two.drive, two.devices[0], presences(1))
-        assert await table.of_others(two.drive, two.devices[1]) == []
-        assert await table.forget_ended() >= 1
+    async def marks(self, drives: Sequence[int]) -> dict[int, int]:
+        found = await super().marks(drives)
+        self.looked.set()
         return found
 
-    assert two.running.call(run()).keys() == {two.drive}
+
+def test_what_another_process_took_wakes_who_waits_and_it_ends_by_itself(two: Two) -> None:
+    table = NotedTable(two.running.database)
+    here, elsewhere = Presences(table), PresenceTable(two.running.database)
+    old = "UPDATE presence SET expires = now() WHERE drive = %s"
+
+    async def told(known: dict[int, int], change: Awaitable[object]) -> dict[int, int]:
+        """The marks that end a wait which had looked before the change."""
+        found: dict[int, int] = {}
+
+        async def wait() -> None:
+            found.update(await here.wait(known))
+
+        table.looked = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await table.looked.wait()
+            await change
+        return found
+
+    async def run() -> None:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(here.run)
+                found = await told({two.drive: 0}, elsewhere.show(two.drive, two.devices[0], presences(1)))
+                assert found.keys() == {two.drive}
+                ended = two.running.database.execute(old, (two.drive,))
+                assert await told(found, ended) == {two.drive: 0}
+                group.cancel_scope.cancel()
+        assert await table.of_others(two.drive, two.devices[1]) == []
+        assert await table.forget_ended() >= 1
+
+    two.running.call(run())
 
 
 @pytest.mark.parametrize(
