@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,18 @@ def writing(drive: Drive, *named: bytes) -> Iterator[None]:
     drive.presence.writing = tuple
 
 
+@asynccontextmanager
+async def one_away(hub: Hub) -> AsyncIterator[tuple[Drive, Drive, Line]]:
+    """Two devices that have the file f. The hub is away for the first, until the line is mended."""
+    line = Line()
+    async with hub.device(1, line=line) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"x")
+        await settle(first, second)
+        line.cut()
+        first.contact.lose(OSError("of a test"))
+        yield first, second, line
+
+
 async def test_an_opening_for_writing_is_seen_elsewhere_and_so_is_its_end(hub: Hub) -> None:
     async with hub.device(1) as first, hub.device(2) as second:
         await make_file(first, b"plan.odt", b"x")
@@ -149,12 +161,7 @@ async def test_nothing_is_sent_where_there_is_no_other_device(
 
 @pytest.mark.logs_warnings
 async def test_since_when_is_said_of_what_began_while_the_hub_was_away(hub: Hub) -> None:
-    line = Line()
-    async with hub.device(1, line=line) as first, hub.device(2) as second:
-        await make_file(first, b"f", b"x")
-        await settle(first, second)
-        line.cut()
-        first.contact.lose(OSError("of a test"))
+    async with one_away(hub) as (first, second, line):
         with writing(first, b"f"):
             await trio.sleep(10 * TICK)
             before = time.time_ns()
@@ -233,12 +240,7 @@ async def test_an_end_is_said_also_if_the_answer_to_the_beginning_was_lost(
 
 @pytest.mark.logs_warnings
 async def test_away_from_the_hub_nobody_waits_and_it_is_sent_later(hub: Hub) -> None:
-    line = Line()
-    async with hub.device(1, line=line) as first, hub.device(2) as second:
-        await make_file(first, b"f", b"x")
-        await settle(first, second)
-        line.cut()
-        first.contact.lose(OSError("of a test"))
+    async with one_away(hub) as (first, second, line):
         with writing(first, b"f"):
             with trio.fail_after(5):
                 await first.write(first.lookup(ROOT_INODE, b"f").inode, 0, b"y")
