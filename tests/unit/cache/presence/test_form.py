@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.errors import CorruptError
+from backend.errors import CorruptError, FormatError
 from backend.keys import DriveKeys
+from backend.system import keyed_hash, seal
 from backend.upstream import SealedPresence
 from backend.wire import PRESENCE_SIZE
 from cache.presence import Activity, PresenceCodec, Present, sentence
@@ -38,6 +39,31 @@ def test_who_has_the_key_reads_what_was_said(present: Present) -> None:
     assert len(sealed.body) == PRESENCE_SIZE
     cut = replace(present, host=present.host[:MAX_HOST], path=present.path[-MAX_PATH:])
     assert CODEC.open(sealed) == cut
+
+
+def by_the_spec(version: int = 1, activity: int = 1, since: int = 10**18) -> SealedPresence:
+    """`SOME`, or what is like it, as docs/format/presence.md lays it out."""
+    host, path = b"laptop", "Bücher/plan.odt".encode()
+    numbers = [(version, 1), (activity, 1), (3, 4), (77, 8), (since, 8), (10**18 + 5, 8), (1000, 8)]
+    lengths = [(len(host), 1), (len(path), 2)]
+    head = b"".join(number.to_bytes(size, "little") for number, size in numbers + lengths)
+    key = keyed_hash(KEYS.presence_id, bytes([activity]) + (77).to_bytes(8, "little"))
+    plain = (head + host + path).ljust(484, b"\0")
+    return SealedPresence(key, seal(KEYS.presence, plain, b"drivefs presence 1\0" + key))
+
+
+def test_the_form_is_that_of_the_spec() -> None:
+    assert CODEC.open(by_the_spec()) == SOME
+    assert CODEC.seal(SOME).key == by_the_spec().key
+
+
+def test_what_the_spec_does_not_know_is_refused() -> None:
+    with pytest.raises(FormatError, match="version 2"):
+        CODEC.open(by_the_spec(version=2))
+    with pytest.raises(CorruptError, match="activity 3"):
+        CODEC.open(by_the_spec(activity=3))
+    with pytest.raises(CorruptError, match="no moment"):
+        CODEC.open(by_the_spec(since=1 << 62))
 
 
 def test_a_long_path_keeps_its_end() -> None:
