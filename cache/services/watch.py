@@ -120,10 +120,12 @@ class Watch:
             if not root or present.path.startswith(root + b"/")
         }
         before, self._doing = self._doing, doing
-        for key in doing.keys() - before.keys():
-            yield _of_presence(_DOES[key[0]], doing[key])
-        for key in before.keys() - doing.keys():
-            yield _of_presence(ENDED, before[key])
+        for key, present in doing.items():
+            if key not in before:
+                yield _of_presence(_DOES[present.activity], present)
+        for key, present in before.items():
+            if key not in doing:
+                yield _of_presence(ENDED, present)
 
     def _inside(self, kind: str, places: Sequence[ChangedPath], root: bytes) -> Iterator[Watched]:
         for place in places:
