@@ -388,3 +388,47 @@ async def test_what_waits_is_written_in_order_until_the_disk_refuses_one(
     assert answers == [None]
     written = {path.name for path in tmp_path.glob("?/*")}
     assert written == {block.hex() for block in ids[:2]}
+
+
+class SlowFolder(BlockFolder):
+    """Its disk takes up a block at once, and has it when it `may_write`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 1 << 30, 0)
+        self.is_writing, self.may_write = threading.Event(), threading.Event()
+
+    def write(self, block: BlockId, data: Buffer) -> bool:
+        self.is_writing.set()
+        assert self.may_write.wait(60)
+        return super().write(block, data)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_the_end_waits_for_the_block_that_is_being_written_and_none_comes_after_it(
+    tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the folder next finds nothing of this one's in it. A disk that hangs is not waited for."""
+    monkeypatch.setattr(cached_blocks, "END_PATIENCE", 0.05 if hangs else 60)
+    store = Counted()
+    ids = await stored(store)
+    folder = SlowFolder(tmp_path)
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path))
+    for block in ids:
+        await blocks.get_block(block)
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(blocks.run)
+                await trio.to_thread.run_sync(folder.is_writing.wait, 20)
+                nursery.cancel_scope.cancel()
+                if not hangs:
+                    threading.Timer(0.1, folder.may_write.set).start()
+        at_end = {path.name for path in tmp_path.glob("?/*")}
+    finally:
+        folder.may_write.set()
+    monkeypatch.setattr(cached_blocks, "END_PATIENCE", 60)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await blocks.run()  # its end waits, too
+    assert at_end == (set() if hangs else {ids[0].hex()})
+    assert {path.name for path in tmp_path.glob("?/*")} == {ids[0].hex()}
