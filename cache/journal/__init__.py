@@ -6,7 +6,7 @@ from cache.journal.journal import SEGMENT_SIZE, Journal
 from cache.journal.ledger import LARGE_WRITE, Ledger
 from cache.journal.local_room import reserve
 from cache.journal.pieces import Data, Hole, Piece, Stored
-from cache.journal.rebasing import Rebasing, rebase, show_published
+from cache.journal.rebasing import Rebasing, rebase, show_published, sync_rebase
 from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
 from cache.journal.scan import PendingCommit
@@ -39,4 +39,5 @@ __all__ = [
     "replace_data",
     "reserve",
     "show_published",
+    "sync_rebase",
 ]

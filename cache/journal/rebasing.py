@@ -87,8 +87,9 @@ class _Made:
 async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     """Bring the ledger to the last of the commits. No commit is pending any more, and the operations that
     were resolved are those of the open one. Raises what `Journal.append` raises if the disk has no room for
-    the records, and what `follow` raises: nothing has changed then. Any other error leaves the drive to be
-    opened anew. Is not cancelled once the state has changed."""
+    the records, and what `follow` raises: nothing has changed then. Raises
+    what `sync_rebase` raises: the state has changed. Any other error leaves the drive to be opened anew. Is
+    not cancelled once the state has changed."""
     making = partial(_spool, rebasing)
     spool = await trio.to_thread.run_sync(making) if rebasing.is_aside else making()
     lengths = [sum(map(len, payload)) for payload in spool]
@@ -96,14 +97,22 @@ async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     resolved = await _rebase_aside(ledger, rebasing, spool) if rebasing.is_aside else None
     if resolved is None:
         resolved = _rebase_at_once(ledger, rebasing, spool)
+    await sync_rebase(ledger)
+    return resolved
+
+
+async def sync_rebase(ledger: Ledger) -> None:
+    """Have the disk hold the journal's record of a rebase that the namespace has; the namespace may be saved
+    from then on. Raises what `Journal.sync` raises, and is to be called again then. Is not cancelled."""
+    synced = ledger.rebase_synced
+    if synced is None:
+        return
     # Whoever is cancelled here would leave a namespace that nobody saves, and doors that nobody tells.
     with trio.CancelScope(shield=True), suppress(JournalLostError):  # the next start begins with the log
         await ledger.journal.sync()
     ledger.failpoints.reached(SYNCED)
-    if ledger.rebase_synced is not None:
-        ledger.rebase_synced.set()
-        ledger.rebase_synced = None
-    return resolved
+    ledger.rebase_synced = None
+    synced.set()
 
 
 async def show_published(ledger: Ledger, rebasing: Rebasing) -> Resolved:

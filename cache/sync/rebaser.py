@@ -27,7 +27,7 @@ from backend.errors import DriveError, FencedError, TransientError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
-from cache.journal import Ledger, Rebasing, Trimming, rebase, show_published
+from cache.journal import Ledger, Rebasing, Trimming, rebase, show_published, sync_rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
 from cache.publish import is_same_commit, require_growth
@@ -86,6 +86,7 @@ class Rebaser:
     async def run(self) -> None:
         """Apply the commits that the drive lacks, and have what is not published go on from there. Raises
         what the upstream, the journal and the follower raise."""
+        await sync_rebase(self._ledger)  # of the call before, whose sync was refused
         is_all = False
         while not is_all:
             commits, is_all = await self._lacking()

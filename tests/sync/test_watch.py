@@ -12,7 +12,8 @@ import trio
 
 from cache.attributes import AttributeChange
 from cache.drive import Drive
-from cache.errors import NotDirectoryError, StaleError
+from cache.errors import InputOutputError, NotDirectoryError, StaleError
+from cache.journal import Journal
 from cache.messages import Watched
 from cache.namespace.operations import ROOT_INODE
 from cache.services import Watch, watch
@@ -145,3 +146,24 @@ async def test_only_a_folder_is_watched(hub: Hub) -> None:
             Watch(first, made.inode)
         with pytest.raises(StaleError):
             Watch(first, 1 << 50)
+
+
+async def test_what_came_by_a_rebase_whose_sync_was_refused_is_told_when_it_is_synced(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was saved until others had published again, and the watch told nothing for ever."""
+    async with hub.device(1) as first, hub.device(2) as second:
+        refusals, sync = [InputOutputError("no descriptor is free")] * 2, Journal.sync
+
+        async def refuse_some(journal: Journal, *, alone: bool = False) -> None:
+            if journal is first.ledger.journal and refusals:
+                raise refusals.pop()
+            await sync(journal, alone=alone)
+
+        monkeypatch.setattr(Journal, "sync", refuse_some)
+        async with watching(first, ROOT_INODE) as reader:
+            await make_file(second, b"new", b"x")
+            await second.sync()
+            await reader.until(("name", "new", 2))
+        assert not refusals
+        assert first.ledger.rebase_synced is None
