@@ -309,13 +309,22 @@ def test_a_doubted_block_is_moved_and_stays_doubted(running: RunningHub) -> None
     assert present == {blocks[7].id, blocks[9].id}
 
 
-def test_both_places_of_a_block_that_was_doubted_are_moved(running: RunningHub) -> None:
+def doubted_in_two_packs(
+    running: RunningHub,
+) -> tuple[DriveNumber, list[SealedBlock], list[SealedBlock]]:
+    """A drive, and the blocks of its two packs, of which the last two are left. The last one of the first
+    pack, which was doubted, has a place in the second, too."""
     drive, first, second = drive_of(running), sealed(10, 1), sealed(10, 2)
     put(running, drive, first)
     running.call(running.hub.table.doubt(drive.number, first[9].id))
     put(running, drive, [first[9], *second])
-    before = packs(running)
     forget(running, [*first[:8], *second[:8]])
+    return drive, first, second
+
+
+def test_both_places_of_a_block_that_was_doubted_are_moved(running: RunningHub) -> None:
+    drive, first, second = doubted_in_two_packs(running)
+    before = packs(running)
     compact(running, rounds=2)
     assert packs(running, "emptied IS NOT NULL") == before
     assert used(running, drive) == 5 * SIZE
@@ -326,12 +335,8 @@ def test_both_places_of_a_block_that_was_doubted_are_moved(running: RunningHub) 
 
 def test_a_pack_whose_last_block_goes_after_a_move_is_kept_for_dumps(running: RunningHub) -> None:
     """The block has a place in each of two thin packs: neither is moved in part, or it would go at once."""
-    drive, first, second = drive_of(running), sealed(10, 1), sealed(10, 2)
-    put(running, drive, first)
-    running.call(running.hub.table.doubt(drive.number, first[9].id))
-    put(running, drive, [first[9], *second])
+    drive, first, second = doubted_in_two_packs(running)
     before = packs(running)
-    forget(running, [*first[:8], *second[:8]])
     assert compact(running)[0].packs == 1
     forget(running, [first[9]])
     collect(running, 3600)
