@@ -16,9 +16,10 @@ import trio
 
 from backend.cluster import HeldDrive
 from backend.errors import FencedError, TransientError, sole
+from backend.local import LocalUpstream
 from backend.remote import HubClient, KeptToken, Logins, RemoteImport, RemoteUpstream
 from backend.system import Environment
-from backend.upstream import BlockStore, Commit, Head, Roots
+from backend.upstream import BlockStore, Commit, Head, Roots, Upstream
 from backend.wire import TICKET_SIZE
 from cache.drive import Drive
 from cache.services import Copying, Destination, Pace, free_pace
@@ -37,11 +38,12 @@ Switch = Callable[[Copying], Awaitable[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _AtHub:
-    """The drive at the hub; see `cache.services.copying.Destination`."""
+class There:
+    """The drive where it moves to; see `cache.services.copying.Destination`. `take` appends a commit that was
+    made elsewhere."""
 
-    upstream: RemoteUpstream
-    mover: RemoteImport
+    upstream: Upstream
+    take: Callable[[Commit, Head], Awaitable[Head]]
 
     @property
     def blocks(self) -> BlockStore:
@@ -55,7 +57,19 @@ class _AtHub:
         return await self.upstream.log.head()
 
     async def append(self, commit: Commit, expected: Head) -> Head:
-        return await self.mover.append(commit, expected)
+        return await self.take(commit, expected)
+
+
+@asynccontextmanager
+async def running(upstream: RemoteUpstream | LocalUpstream) -> AsyncIterator[None]:
+    """The upstream runs while the block does. A single error is never wrapped in a group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(upstream.run)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise sole(group) from None
 
 
 class Steps:
@@ -113,24 +127,20 @@ class Moving:
         """Move the drive, whose hub has it ready for that; as `Steps.run`."""
         to = Address.parse(address)
         steps = Steps(self._drive, tell, self._drive.upstream.confirm_writer, self._environment)
-        async with self._at_hub(to, held.file.id, rate) as there:
-            await there.mover.take_over(held.file.nodes_id)
-            await steps.run(there, partial(_switch, held, to.source, there.mover))
+        async with self._at_hub(to, held.file.id, rate) as (mover, there):
+            await mover.take_over(held.file.nodes_id)
+            await steps.run(there, partial(_switch, held, to.source, mover))
         tell.say(f"{held.folder}: the drive is at {to.source} now; {THEN}")
 
     @asynccontextmanager
-    async def _at_hub(self, to: Address, drive_id: bytes, rate: float | None) -> AsyncIterator[_AtHub]:
+    async def _at_hub(
+        self, to: Address, drive_id: bytes, rate: float | None
+    ) -> AsyncIterator[tuple[RemoteImport, There]]:
         client = await trio.to_thread.run_sync(self._client, to.hub, rate)
         upstream = RemoteUpstream(client, drive_id, self._environment)
         mover = RemoteImport(client, drive_id, self._environment.random_bytes(TICKET_SIZE))
-        async with closed_at_end(upstream):
-            try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(upstream.run)
-                    yield _AtHub(upstream, mover)
-                    nursery.cancel_scope.cancel()
-            except BaseExceptionGroup as group:
-                raise sole(group) from None
+        async with closed_at_end(upstream), running(upstream):
+            yield mover, There(upstream, mover.append)
 
     def _client(self, hub: str, rate: float | None) -> HubClient:
         logins = Logins(places.hubs_folder(self._variables), self._environment)

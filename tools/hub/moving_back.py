@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,13 +24,11 @@ from backend.errors import (
     FencedError,
     TransientError,
     UsageError,
-    sole,
 )
-from backend.local import LocalUpstream
 from backend.nodes import NodeHealth, NodeSet, TokenBucket
 from backend.remote import HubClient, RemoteDeparture
 from backend.system import Environment, at_rest
-from backend.upstream import BlockStore, Commit, Head, Roots
+from backend.upstream import Head
 from backend.wire import TICKET_SIZE
 from cache.drive import Drive
 from cache.services import Copying, free_pace
@@ -41,7 +38,7 @@ from tools.compose import INDEX_FILE, UnlockedDrive
 from tools.drive_nodes import open_nodes
 from tools.host.places import Folders
 from tools.hub.drives import Address
-from tools.hub.moving import THEN, Steps
+from tools.hub.moving import THEN, Steps, There, running
 from tools.hub.opening import DriveAtHub
 from tools.node_changes import Listener
 
@@ -52,27 +49,6 @@ REDUNDANCY_SECONDS: Final = 60.0
 """The nodes are waited for so long to have all fragments of what was copied."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _OnNodes:
-    """The drive on its nodes; see `cache.services.copying.Destination`."""
-
-    upstream: LocalUpstream
-
-    @property
-    def blocks(self) -> BlockStore:
-        return self.upstream.blocks
-
-    @property
-    def roots(self) -> Roots:
-        return self.upstream.roots
-
-    async def head(self) -> Head:
-        return await self.upstream.log.head()
-
-    async def append(self, commit: Commit, expected: Head) -> Head:
-        return await self.upstream.log.take(commit, expected)
 
 
 class MovingBack:
@@ -98,7 +74,7 @@ class MovingBack:
         tell.say(f"{self._at.source}: the drive is in {folder} now; {THEN}")
 
     async def _switch(
-        self, held: HeldDrive, there: _OnNodes, departure: RemoteDeparture, tell: Listener, copying: Copying
+        self, held: HeldDrive, there: There, departure: RemoteDeparture, tell: Listener, copying: Copying
     ) -> list[str]:
         short = await there.upstream.housekeeping.redundancy(REDUNDANCY_SECONDS)
         if short.packs:
@@ -133,7 +109,7 @@ class MovingBack:
             yield RemoteDeparture(client, self._at.drive_id, ticket)
 
     @asynccontextmanager
-    async def _held(self, folder: str, file: DriveFile) -> AsyncIterator[tuple[HeldDrive, _OnNodes]]:
+    async def _held(self, folder: str, file: DriveFile) -> AsyncIterator[tuple[HeldDrive, There]]:
         """The drive on its nodes, with its lease. Its block index is made anew from the nodes, here and by
         the next mount: one that is left from other nodes would know of blocks that these have not."""
         unlocked = UnlockedDrive(folder, file, self._at.keys)
@@ -145,8 +121,11 @@ class MovingBack:
         async with closed_at_end(built.upstream):
             await built.upstream.open()
             await built.upstream.prepare(built.store.reconcile)
-            async with _running(built.upstream):
-                yield HeldDrive(folder, file, nodes, lease, NotInUse()), _OnNodes(built.upstream)
+            async with running(built.upstream):
+                yield (
+                    HeldDrive(folder, file, nodes, lease, NotInUse()),
+                    There(built.upstream, built.upstream.log.take),
+                )
         await trio.to_thread.run_sync(self._without_index)
 
     def _without_index(self) -> Path:
@@ -167,17 +146,6 @@ def require_coming(folder: str, file: DriveFile, drive_id: bytes, source: str) -
     if not file.moved or Address.parse(file.moved).hub != Address.parse(source).hub:
         where = f"is at {file.moved}" if file.moved else "is here already"
         raise UsageError(f"{folder}: says that the drive {where}, and not at {source}")
-
-
-@asynccontextmanager
-async def _running(upstream: LocalUpstream) -> AsyncIterator[None]:
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(upstream.run)
-            yield
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise sole(group) from None
 
 
 async def _stay(departure: RemoteDeparture, folder: str) -> None:
