@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,20 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
     assert drive.created == CREATED
     assert drive.nodes[0].place("/srv/drive") == DirectoryPlace("/srv/disk a")
     assert open_slots(drive.slots, Secret.key_file(bytes(32)), drive.id) == bytes(32)
+
+
+def test_the_id_of_the_nodes_is_that_of_the_specification_and_outlives_changes_of_them() -> None:
+    """A hub keeps it for as long as the drive is elsewhere (docs/format/hub_api.md)."""
+    made = datetime.datetime(2026, 11, 21, 23, 0, 0, 120, datetime.timezone(datetime.timedelta(hours=1)))
+    drive = replace(DRIVE, created=made)
+    expected = blake3(DRIVE.id + b"2026-11-21T22:00:00.000120+00:00").digest()[:16]
+    assert drive.nodes_id == expected
+    changed = replace(
+        drive, nodes=drive.nodes[:1], epoch=7, slots=drive.slots[:1], moved="https://hub/pictures"
+    )
+    assert drive_file.decode(drive_file.encode(changed), "x").nodes_id == expected
+    assert replace(drive, created=made + datetime.timedelta(microseconds=1)).nodes_id != expected
+    assert replace(drive, id=bytes(16)).nodes_id != expected
 
 
 @pytest.mark.parametrize(
