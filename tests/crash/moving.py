@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -66,12 +66,12 @@ async def move_drive(made: SmallDrive, drive: Drive, login: HubLogin) -> str:
     return await change(drive, NodesWanted(verb="move-to", names=(Address(login.url, NAME).source,)))
 
 
-def main(folder: str, url: str) -> None:
+def main(folder: str, url: str, live: Callable[[SmallDrive, HubLogin, bytes], Awaitable[str]] = move) -> None:
     """The process: the drive in `folder`, the hub whose login it has, and failpoints as the environment
-    says."""
+    says. `live`: what it does, as `move`."""
     OF_PROCESS.arm_from_environment()
     made = SmallDrive(Path(folder), {})
     login = Logins(places.hubs_folder(variables(made))).load(url)
-    problem = trio.run(move, made, login, b"begun")
+    problem = trio.run(live, made, login, b"begun")
     if problem:
         raise DriveError(problem)

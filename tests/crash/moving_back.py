@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from backend.coding import Profile
-from backend.errors import DriveError
-from backend.failpoints import OF_PROCESS
 from backend.health import NodesWanted
 from backend.keys import DriveKeys
 from backend.remote import HubLogin, HubRoute, Logins
 from backend.system import THIS_MACHINE
 from cache.drive import Drive
+from tests.crash import moving
 from tests.crash.moving import NAME, variables
 from tests.crash.node_changes import BUSY, change
 from tests.drives import make_file
@@ -96,11 +94,5 @@ async def move_back(made: SmallDrive, login: HubLogin, extra: bytes = b"") -> st
 
 
 def main(folder: str, url: str) -> None:
-    """The process: the drive in `folder`, the hub whose login it has, and failpoints as the environment
-    says."""
-    OF_PROCESS.arm_from_environment()
-    made = SmallDrive(Path(folder), {})
-    login = Logins(places.hubs_folder(variables(made))).load(url)
-    problem = trio.run(move_back, made, login, b"begun")
-    if problem:
-        raise DriveError(problem)
+    """As `moving.main`, the other way."""
+    moving.main(folder, url, move_back)
