@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from backend.cluster import HeldDrive
+from backend.cluster import HeldDrive, check_nodes, drive_file
 from backend.errors import AwayError, DriveError, FencedError, UnavailableError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, HubDrive
@@ -31,6 +32,7 @@ from tests.drives import make_file, tree
 from tests.hub_server import RunningHub, hub_for_test
 from tests.small_drive import SmallDrive
 from tests.waiting import wait_until
+from tools import compose
 
 HERE = Path(__file__).parents[2]
 BEFORE = ("copying.blocks", "copying.log")
@@ -185,6 +187,24 @@ def test_killed_at_each_step(
     assert b"/begun" in expected
     assert trio.run(move_back, made, login) == ""
     require_moved(made, login, expected)
+
+
+def test_a_copy_that_a_dead_mover_had_begun_to_write_is_gone_after_undo(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a late write of that mover to another node could open the nodes beside the hub."""
+    killed_at(made, login, "move.closed")
+    folder = str(made.drive)
+    away = compose.load_drive(folder)
+    arrived = replace(away, moved="", epoch=away.epoch + 1)
+    away.nodes[0].place(folder).write(drive_file.FILE_NAME, drive_file.encode(arrived))
+    assert undo(made, monkeypatch) == 0
+    copies = check_nodes.survey(folder).copies.values()
+    assert len(copies) == len(away.nodes) + 1
+    for copy in copies:
+        assert copy is not None
+        assert drive_file.decode(copy, "the copy") == replace(away, epoch=arrived.epoch)
+    require_at_hub(made, login)
 
 
 def test_a_move_that_fails_at_its_end_leaves_the_drive_at_the_hub(
