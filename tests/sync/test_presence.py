@@ -288,6 +288,16 @@ async def test_devices_at_a_real_hub_hear_of_each_other(devices: Account) -> Non
         await until(second, [])
 
 
+async def test_the_polls_of_an_only_device_ask_for_no_presences(devices: Account) -> None:
+    async with devices.device(1) as first:
+        await make_file(first, b"f", b"x")
+        await first.sync()
+        with trio.fail_after(30):
+            while not devices.told[1].count("POST wait"):
+                await trio.sleep(TICK)
+    assert all(b"presence" not in each.content for each in devices.told[1].heard if each.what == "POST wait")
+
+
 async def test_a_hub_is_shown_no_names(devices: Account) -> None:
     async with devices.device(1) as first, devices.device(2) as second:
         made = await make_file(first, b"love letter", b"x")
