@@ -24,6 +24,7 @@ Event-loop thread.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -215,6 +216,6 @@ class Syncing:
         """Those of the journal's folder, which may be gone itself. Any thread."""
         try:
             self._disk.sync_folder(str(self._folder))
-        except FileNotFoundError:
-            if not may_be_gone:
+        except NotBegunError as error:
+            if not (may_be_gone and error.errno == errno.ENOENT):
                 raise

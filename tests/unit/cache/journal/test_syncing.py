@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -258,6 +259,19 @@ async def test_a_segment_without_a_name_is_found_out_on_the_loop_too(disk: Disk,
     path.unlink()
     put(journal)
     assert await waits_on_loop(journal, disk)
+    assert told == [str(path)]
+
+
+async def test_a_journal_that_was_removed_with_its_folder_is_found_out(disk: Disk, tmp_path: Path) -> None:
+    """Also where names were to be synced: the sync was refused as one that may succeed later."""
+    told: list[str] = []
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = opened(folder, on_nameless=told.append, disk=disk)
+    put(journal)
+    (path,) = folder.glob("*.journal")
+    shutil.rmtree(folder)
+    await journal.sync()
     assert told == [str(path)]
 
 
