@@ -87,9 +87,9 @@ class _Made:
 async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     """Bring the ledger to the last of the commits. No commit is pending any more, and the operations that
     were resolved are those of the open one. Raises what `Journal.append` raises if the disk has no room for
-    the records, and what `follow` raises: nothing has changed then. Raises
-    what `sync_rebase` raises: the state has changed. Any other error leaves the drive to be opened anew. Is
-    not cancelled once the state has changed."""
+    the records, and what `follow` raises: nothing has changed then; and what `sync_rebase` raises, when the
+    state has changed. Any other error leaves the drive to be opened anew. Is not cancelled once the state has
+    changed."""
     making = partial(_spool, rebasing)
     spool = await trio.to_thread.run_sync(making) if rebasing.is_aside else making()
     lengths = [sum(map(len, payload)) for payload in spool]
