@@ -200,12 +200,13 @@ class Drive:
         """Sealed bytes of those of the blocks that are stored."""
         return await self.upstream.housekeeping.sizes(blocks)
 
-    async def reach_head(self, *, told: bool) -> None:
+    async def reach_head(self, *, told: bool) -> bool:
         """As `Coherence.reach_head`. A drive that nobody else writes is as it is. `AbandonedError`: see
         `cache.slow_waits`."""
-        if self._coherence is not None and self._is_following:
-            with self.slow_waits.wait():
-                await self._coherence.reach_head(told=told)
+        if self._coherence is None or not self._is_following:
+            return not self.is_shared
+        with self.slow_waits.wait():
+            return await self._coherence.reach_head(told=told)
 
     @property
     def _is_following(self) -> bool:

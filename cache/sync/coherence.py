@@ -26,6 +26,14 @@ question may take, so that nobody waits for a second one."""
 log = logging.getLogger(__name__)
 
 
+class _Question:
+    """One that is asked for all who wait. `is_reached`: the drive has all that the upstream had then."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.is_reached = False
+
+
 class Coherence:
     """See the module. `follow`: by the publisher."""
 
@@ -43,20 +51,21 @@ class Coherence:
         self._changes = changes
         self._follow = follow
         self._wanted = trio.Event()
-        self._answered = trio.Event()
+        self._next = _Question()
 
     async def run(self) -> None:
         """Answer, for ever. The contact must be running."""
         while True:
             await self._wanted.wait()
-            answered, self._wanted, self._answered = self._answered, trio.Event(), trio.Event()
+            question, self._wanted, self._next = self._next, trio.Event(), _Question()
             try:
                 await self._reach()
+                question.is_reached = True
             except (DriveError, FileSystemError, OSError) as error:
                 log.info("a file is opened as of what is known here: %s", error)
                 if isinstance(error, TransientError):
                     self._contact.doubt()
-            answered.set()
+            question.answered.set()
 
     async def _reach(self) -> None:
         head = await self._contact.reach(self._head)
@@ -72,14 +81,16 @@ class Coherence:
             except ThrottledError as error:
                 await trio.sleep(error.seconds)
 
-    async def reach_head(self, *, told: bool) -> None:
+    async def reach_head(self, *, told: bool) -> bool:
         """Return when the drive has what the upstream had at the call and, with `told`, when the doors were
-        told of it; after `PATIENCE` seconds, or at once if the upstream is away, with what is known here."""
+        told of it; after `PATIENCE` seconds, or at once if the upstream is away, with what is known here.
+        Whether the drive has it."""
         if self._contact.is_lost:
-            return
+            return False
         self._wanted.set()
-        answered = self._answered
+        question = self._next
         with trio.move_on_after(PATIENCE):
-            await answered.wait()
+            await question.answered.wait()
             if told:
                 await self._changes.settled()
+        return question.is_reached

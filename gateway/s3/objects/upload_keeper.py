@@ -4,8 +4,8 @@ those that nobody goes on with.
 Invariants:
 1. An upload ends only if it was begun, and its last part came, longer ago than its bucket keeps uploads. That
    is decided in the moment in which it ends.
-2. A clock that has jumped ends none (`RetentionKeeper.held_back`), nor does a device that its hub does not
-   reach: parts may have come by another device.
+2. A clock that has jumped ends none (`RetentionKeeper.held_back`), nor does a device that lacks something of
+   its hub's: parts may have come by another device.
 3. An upload ends whole, with all its parts, or is left whole for the next sweep.
 
 Event-loop thread only.
@@ -140,9 +140,8 @@ class UploadKeeper:
 
     async def _held_back(self) -> str:
         """The reason why nothing is known to be over; empty if it can be."""
-        await self._drive.reach_head(told=False)
-        if self._drive.is_shared and self._drive.contact.is_lost:
-            return "the hub is away, and parts may have come by another device"
+        if not await self._drive.reach_head(told=False):
+            return "what the hub has is not all known here, and parts may have come by another device"
         return self._drive.retention.held_back()
 
     async def _end_if_over(self, left: LeftUpload) -> bool:
@@ -161,7 +160,8 @@ class UploadKeeper:
         is_gone = await self._changing.accept_soon(plan, frees=True)
         if is_gone:
             days = (self._now() - left.touched_ns) // (DAY * _SECOND)
-            log.info("an upload to %s was aborted: nothing came for %d days", left.bucket.name, days)
+            bucket = left.bucket.name or "a bucket that is gone"
+            log.info("an upload to %s was aborted: nothing came for %d days", bucket, days)
         return is_gone
 
     def _end(self, batch: Batch, left: LeftUpload) -> None:

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 
-from backend.errors import NotFoundError, UsageError
+from backend.errors import NotFoundError, TransientError, UsageError
 from backend.system import THIS_MACHINE
 from cache.drive import Drive
 from cache.errors import StaleError
@@ -186,6 +187,39 @@ async def test_a_device_that_its_hub_does_not_reach_ends_no_uploads_of_others(
         assert [keeper.parts(left)[0] for left in keeper.left()] == [2]
         calendar.days = 16
         assert await keeper.sweep() == 1
+
+
+@pytest.mark.logs_warnings
+async def test_a_device_that_cannot_follow_its_hub_ends_no_uploads_of_others(
+    tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub answers, and says that there is more than this device knows."""
+    hub = Hub(tmp_path)
+    environment = replace(THIS_MACHINE, wall_clock=calendar.now)
+    async with (
+        hub.device(1, environment=environment) as first,
+        hub.device(2, environment=environment) as second,
+    ):
+        layer, keeper = await open_objects(first), UploadKeeper(second)
+        await layer.create_bucket(BUCKET)
+        upload = await begin(layer, b"key")
+        await first.sync()
+        assert await second.reach_head(told=False)
+
+        async def fail(*_: object) -> NoReturn:
+            raise TransientError("no commits now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(second.upstream.log, "commits_after", fail)
+            calendar.days = 8
+            await part(layer, upload, 2)
+            await first.sync()
+            assert not await second.reach_head(told=False)
+            assert await keeper.sweep() == 0
+            assert not second.contact.is_lost
+        assert [keeper.parts(left)[0] for left in keeper.left()] == [1]
+        assert await second.reach_head(told=False)
+        assert [keeper.parts(left)[0] for left in keeper.left()] == [2]
 
 
 def before_next_change(
