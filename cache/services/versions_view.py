@@ -1,6 +1,7 @@
 """The view of the past that a mount shows: `.versions` in every directory, or a whole mount as of one commit.
 
-What there is, all of it read-only (D: any live directory; only times are listed, the rest is found by name):
+What there is (D: any live directory; only times are listed, the rest is found by name). Modes are those of
+then, write bits too: the door refuses what would change any of it (`mountfs.handler_base`).
 
     D/.versions/               never listed in D; lists the times at which D's tree changed
     D/.versions/TIME/          D as it was (`cache.past_names` says what a TIME may be)
