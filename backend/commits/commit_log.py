@@ -18,6 +18,7 @@ Invariants:
 6. A log that ends before, or does not contain, what this device knew is refused (`RollbackError`).
 7. Epochs do not fall along the log. A commit of epoch 0 was made at a hub, which has no lease: the commits
    before it are of other leases, and their epochs say nothing of those after it. Such commits come by `take`.
+   Whoever opens, appends, takes or follows checks that.
 
 A reader without an epoch takes the newest commit as it finds it. If a fenced writer left that one behind
 unacknowledged, a later commit may replace it; the reader then gets a `ConflictError` and opens anew.
@@ -102,8 +103,9 @@ class ReplicatedCommitLog:
         self._poll_seconds = poll_seconds
         self._environment = environment
         self._chain = CommitChain(EMPTY)
+        self._head_epoch = 0
         self._epoch: int | None = None
-        self._torn: tuple[int, bytes] | None = None
+        self._torn: tuple[Commit, bytes] | None = None
         self._newest: bytes | None = None
         self._changed = trio.Event()
         self._reading = trio.Lock()
@@ -158,18 +160,18 @@ class ReplicatedCommitLog:
         self._check_next(commit, expected)
         if commit.epoch != epoch:
             raise FencedError(f"commit {commit.number} has epoch {commit.epoch}, the lease {epoch}")
-        await self._publish(commit.number, data)
+        await self._publish(commit, data)
         return self.head
 
     async def take(self, commit: Commit, expected: Head) -> Head:
         """As `append`, of a commit that was made elsewhere, at a hub or under the lease of other nodes: the
-        drive moves here. Nothing is appended by the same epoch: who opens next has one above all of these."""
+        drive moves here. `CorruptError`: its epoch falls. Who opens next has an epoch above all of these."""
         data = commit_format.encode(commit)
         if plain_hash(data) == self.head.hash:
             return self.head
         await self._settled_epoch(data)
         self._check_next(commit, expected)
-        await self._publish(commit.number, data)
+        await self._publish(commit, data)
         return self.head
 
     async def _settled_epoch(self, data: bytes) -> int:
@@ -210,11 +212,13 @@ class ReplicatedCommitLog:
         from another commit than this head."""
         async with self._reading:
             while (copy := await self._search.newest_copy(self.head.number + 1)) is not None:
-                if _decoded(self.head.number + 1, copy).previous != self.head.hash:
+                commit = _decoded(self.head.number + 1, copy)
+                if commit.previous != self.head.hash:
                     raise ConflictError(
                         f"the commit log went another way at commit {self.head.number}: open the drive again"
                     )
-                self._grow(plain_hash(copy.data))
+                _require_no_fall(self.head.number, self._head_epoch, _limit(commit))
+                self._grow(commit, plain_hash(copy.data))
         return self.head
 
     async def mend(self) -> int:
@@ -235,7 +239,7 @@ class ReplicatedCommitLog:
 
     async def _verify_from(self, top: int, copy: Copy, base: Head) -> None:
         newest = _decoded(top, copy)
-        self.highest_epoch = max(copy.ballot, newest.epoch)
+        self._head_epoch, self.highest_epoch = newest.epoch, max(copy.ballot, newest.epoch)
         # Kept, as a fenced holder may replace every copy of it if it was never acknowledged (invariant 3).
         self._newest = copy.data
         hashes = [plain_hash(copy.data)]
@@ -258,8 +262,7 @@ class ReplicatedCommitLog:
                 if commit_hash != wanted:
                     # Another writer's unacknowledged commit of this number: the right one is elsewhere.
                     commit = _decoded(commit.number, await self._read_one(commit.number, wanted))
-                if commit.epoch > epoch:
-                    raise CorruptError(f"commit {commit.number} has a later epoch than the commit after it")
+                _require_no_fall(commit.number, commit.epoch, epoch)
                 hashes.append(wanted)
                 wanted, epoch = commit.previous, _limit(commit)
             top = batch[-1] - 1
@@ -278,19 +281,20 @@ class ReplicatedCommitLog:
         head = self.head
         if expected != head or commit.number != head.number + 1 or commit.previous != head.hash:
             raise ConflictError(f"commit {commit.number} does not follow commit {head.number}, the head")
+        _require_no_fall(head.number, self._head_epoch, _limit(commit))
 
-    async def _publish(self, number: int, data: bytes) -> None:
+    async def _publish(self, commit: Commit, data: bytes) -> None:
         assert self._epoch is not None
-        self._torn = (number, data)
+        self._torn = (commit, data)
         self._environment.failpoints.reached(BEFORE_COPIES)
         try:
-            await self._write_copies(Head(number, plain_hash(data)), data, self._epoch)
+            await self._write_copies(Head(commit.number, plain_hash(data)), data, self._epoch)
         except ConflictError:
             self._torn = None
             raise
         self._environment.failpoints.reached(AFTER_FENCE)
         self._torn = None
-        self._grow(plain_hash(data))
+        self._grow(commit, plain_hash(data))
 
     async def _write_copies(self, head: Head, data: bytes, epoch: int) -> None:
         key = commit_key(head.number)
@@ -304,8 +308,9 @@ class ReplicatedCommitLog:
         self._environment.failpoints.reached(AFTER_COPIES)
         await self._fence(head)
 
-    def _grow(self, commit_hash: bytes) -> None:
+    def _grow(self, commit: Commit, commit_hash: bytes) -> None:
         self._chain.append(commit_hash)
+        self._head_epoch = commit.epoch
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
@@ -371,6 +376,12 @@ def _decoded(number: int, copy: Copy) -> Commit:
 def _limit(commit: Commit) -> int:
     """The highest epoch that the commit before it may have."""
     return commit.epoch or _ANY_EPOCH
+
+
+def _require_no_fall(number: int, epoch: int, limit: int) -> None:
+    """`CorruptError` if commit `number`, of that epoch, has a higher one than the commit after it allows."""
+    if epoch > limit:
+        raise CorruptError(f"commit {number} has a later epoch than the commit after it")
 
 
 def _raised(found: tuple[Commit, bytes] | DriveError) -> tuple[Commit, bytes]:

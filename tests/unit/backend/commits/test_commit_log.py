@@ -656,7 +656,47 @@ async def test_a_commit_that_is_taken_again_is_taken_once() -> None:
 async def test_an_epoch_that_falls_without_a_hub_between_is_damage() -> None:
     setup = Setup()
     log = await setup.writer(epoch=1)
-    for epoch in (5, 1):
-        await log.take(following(log.head, b"x", epoch), log.head)
+    await log.take(following(log.head, b"x", 5), log.head)
+    await lay(setup, following(log.head, b"x", 1))
     with pytest.raises(CorruptError, match="later epoch"):
         await setup.reader()
+
+
+async def lay(setup: Setup, commit: Commit) -> None:
+    """A commit on the nodes, whatever it is."""
+    data = commit_format.encode(commit)
+    await setup.objects.create(commit_key(commit.number), data, 1, lambda: None)
+
+
+async def test_a_commit_whose_epoch_falls_is_not_taken() -> None:
+    """Regression: it was, and then no opening let the drive in again."""
+    setup = Setup()
+    log = await setup.writer(epoch=1)
+    head = await log.take(following(log.head, b"x", 5), log.head)
+    for add in (log.take, log.append):
+        with pytest.raises(CorruptError, match="commit 1 has a later epoch"):
+            await add(following(head, b"x", 1), head)
+    assert log.head == head
+    assert setup.holders(2) == []
+    await log.take(following(head, b"x", 5), head)
+    assert (await setup.reader()).head == log.head
+
+
+async def test_a_writer_knows_the_epoch_that_the_log_ended_with() -> None:
+    setup = Setup()
+    log = await setup.writer(epoch=1)
+    head = await log.take(following(log.head, b"x", 5), log.head)
+    again = await setup.writer(epoch=6, known=head)
+    with pytest.raises(CorruptError, match="commit 1 has a later epoch"):
+        await again.take(following(head, b"x", 4), head)
+
+
+async def test_a_reader_does_not_follow_to_an_epoch_that_falls() -> None:
+    setup = Setup()
+    log = await setup.writer(epoch=1)
+    head = await log.take(following(log.head, b"x", 5), log.head)
+    reader = await setup.reader()
+    await lay(setup, following(head, b"x", 1))
+    with pytest.raises(CorruptError, match="commit 1 has a later epoch"):
+        await reader.refresh()
+    assert reader.head == head
