@@ -97,13 +97,16 @@ class _Queue:
         self._waiting: deque[_Announcement] = deque()
         self._news = trio.Event()
 
-    def put(self, announcement: _Announcement) -> None:
+    def put(self, announcement: _Announcement) -> list[trio.Event]:
+        """Have it told; what is set when the listener knows of it, and of what it misses from now on."""
+        told = [announcement]
         if len(self._waiting) >= LIMIT:
             log.warning("%s does not keep up with the changes of the drive", self._name)
             self.clear()
-            self._waiting.append(_Announcement([Missed()]))
-        self._waiting.append(announcement)
+            told.insert(0, _Announcement([Missed()]))
+        self._waiting.extend(told)
         self._news.set()
+        return [each.heard for each in told]
 
     def clear(self) -> None:
         """Nobody waits for what was not told."""
@@ -161,10 +164,9 @@ class Broadcast:
         """Have every listener told. At once; what is set when each was, or is not told any more."""
         announcements = [_Announcement(changes) for _ in self._queues]
         for queue, announcement in zip(self._queues, announcements, strict=True):
-            queue.put(announcement)
-        heard = [announcement.heard for announcement in announcements]
-        self._unheard = [event for event in self._unheard if not event.is_set()] + heard
-        return heard
+            self._unheard += queue.put(announcement)
+        self._unheard = [event for event in self._unheard if not event.is_set()]
+        return [announcement.heard for announcement in announcements]
 
     async def tell(self, changes: Sequence[Change]) -> None:
         """The same; returns when each listener was told, or after `PATIENCE` seconds."""
@@ -173,7 +175,8 @@ class Broadcast:
         await _all_of(heard)
 
     async def settled(self) -> None:
-        """Return when each listener was told all that was announced before, or after `PATIENCE` seconds."""
+        """Return when each listener was told all that was announced before, or that it missed it, or after
+        `PATIENCE` seconds."""
         await _all_of([event for event in self._unheard if not event.is_set()])
 
 

@@ -122,6 +122,25 @@ async def test_who_is_too_slow_hears_that_he_missed_something(
     assert LIMIT > 4
 
 
+@pytest.mark.logs_warnings
+async def test_who_missed_something_is_settled_when_he_heard_that(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: he still believed what he had of before, when it was said that he had heard all."""
+    monkeypatch.setattr(changes_module, "LIMIT", 4)
+    broadcast, slow = Broadcast(), Door([0.5, 0.5, 3.0, 0.5])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(broadcast.serve, "a slow door", slow.hear, 2)
+        for number in range(2):
+            broadcast.announce([AttributesChanged(number)])
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(2, 7):
+            broadcast.announce([AttributesChanged(number)])
+        await broadcast.settled()
+        assert Missed() in slow.told
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_left_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     broadcast, leaving = Broadcast(), trio.CancelScope()
     door = Door(hangs=True)
