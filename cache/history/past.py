@@ -1,4 +1,4 @@
-"""The past of a drive as a read-only tree: what every path was as of a commit, and what commit a name means.
+"""The past of a drive as a read-only tree: what every path was as of a commit, and which commit a name means.
 
 Invariants:
 1. Only recorded (published) commits are shown: all that they say, contents too, is in the rows and stored.

@@ -1,8 +1,8 @@
 """From where on a journal is needed: so that nothing before that need be readable.
 
-A PUBLISHED record says before which position all that the journal says is published, or was superseded by
-what is. So where a journal cannot be read, it may be read from there, if the commit is one that the namespace
-holds. All that is not stored yet comes after it.
+A PUBLISHED record has a position. Everything that the journal says before that position is published, or was
+replaced by something that is. So a journal with an unreadable place may be read from that position on, if the
+namespace holds the commit of the record. All that is not stored yet comes after the position.
 
 Blocks; before anything of the journal is open.
 """

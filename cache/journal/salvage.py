@@ -4,8 +4,8 @@ A person may try again there. Of a segment that the disk cannot read to its end,
 beginning takes its place. So bytes that can be read again later never stand before what was accepted since.
 After a crash in between, the file is where it was, and the work is done again.
 
-Replay only finds what is to be kept aside (`Loss`). It is moved when the journal starts: an opening that
-fails before that changes nothing, and the next one finds the same.
+Replay only finds the bytes that are to be kept aside (`Loss`). They are moved when the journal starts: an
+opening that fails before that changes nothing, and the next one finds the same.
 
 Blocks.
 """

@@ -1,7 +1,7 @@
 """Standing still: changes wait while a state is made that is to follow on the present one.
 
-Those that cannot wait are accepted, and then it is made for nothing (`cache.journal.rebasing`). Event-loop
-thread only.
+A change that cannot wait is accepted, and the state was made for nothing (`cache.journal.rebasing`).
+Event-loop thread only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The publisher: turns what has been accepted into commits, one at a time.
 
 Invariants:
-1. The steps are: seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records,
-   append, note it, trim. They are in this order (I1, I2).
+1. The steps are, in this order (I1, I2): seal; cut; seal the bytes that were written meanwhile; flush the
+   block store; keep the extents in the journal; sync the journal's records; append the commit to the log;
+   note in the journal that it is published; trim the journal.
 2. The cut leaves out content that cannot be read (`cache.journal.set_apart`). If content that it took
    cannot be read later, or finds no room on the nodes, the cut is taken back and made anew without that
    content. So names and deletions do not wait for contents.

@@ -1,5 +1,5 @@
-"""Contents and attributes of a rebase: what of the local ones goes on the published inodes, and what becomes
-a file of its own (docs/conflicts.md). After the names."""
+"""Contents and attributes of a rebase: the local ones that go on the published inodes, and the contents that
+become files of their own (docs/conflicts.md). They are decided after the names."""
 
 from __future__ import annotations
 

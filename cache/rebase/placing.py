@@ -1,4 +1,4 @@
-"""Placing: the directory and the name that each thing gets which comes to the published state.
+"""Placing: the directory and the name of everything that comes to the published state.
 
 A directory that was deleted there is made again where it was. Two new directories of one name are one. Any
 other name that is taken becomes a conflict name.

@@ -1,4 +1,4 @@
-"""The plan of a rebase: what of the local net changes is to be done on the published state, and why.
+"""The plan of a rebase: the local net changes that are to be made on the published state, and the reasons.
 
 `situation` is what is compared, `plan` what was decided; `cache.rebase.emission` makes operations of it.
 """

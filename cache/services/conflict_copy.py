@@ -1,7 +1,7 @@
 """A conflict copy of a file that others replaced or removed while a program here had it open for writing.
 
-A rebase (`cache.rebase`) makes a copy of the bytes that were written here before it. The copy of this module
-takes the bytes that a program writes after it, to the content that the program has open.
+A rebase (`cache.rebase`) makes a copy of the bytes that were written here before the rebase. The copy of this
+module takes the bytes that a program writes after the rebase, to the content that the program has open.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Invariants:
 1. A commit is given to the destination after the blocks that it names and that are still needed: the
    destination knows from the log that they are needed.
-2. Each block is opened before it is given: what is wrong in the source goes nowhere.
+2. Each block is opened before it is given: a block that is damaged in the source is not passed on.
 3. The destination is asked what it has: who begins anew goes on with what is lacking.
 
 Blocks that nothing needs any more are left out; commits of long ago may name some. Event-loop thread; rows
