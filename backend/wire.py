@@ -65,6 +65,8 @@ TICKET_SIZE: Final = 16
 """Bytes by which the mover of a drive shows that it is the one that counts."""
 NODES_SIZE: Final = 16
 """Bytes that say which nodes a drive is moved from or to."""
+NodesId = bytes
+"""These bytes; empty: no nodes are known."""
 KEY_SIZE: Final = 32
 """Bytes of a salt, and of a key that a login shows."""
 MAX_SEALED: Final = 4096

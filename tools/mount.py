@@ -52,6 +52,7 @@ from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.mounts import Mount
 from tools.host.places import Folders
 from tools.hub.care import HubNodes
+from tools.hub.departures import Departures
 from tools.hub.drives import Address, HubDrives
 from tools.hub.moving import Moving
 from tools.hub.moving_back import MovingBack
@@ -337,6 +338,8 @@ async def _serve_doors(opened: Drive, mounting: _Mounting, ready: daemon.Ready) 
     async with trio.open_nursery() as nursery:
         if isinstance(opened.node_changes, MountedNodes):
             opened.node_changes.let_leave(Moving(opened, os.environ, mounting.environment))
+        if isinstance(mounting.drive, UnlockedDrive) and not mounting.how.read_only:
+            nursery.start_soon(_departures(mounting.drive, mounting).run)
         if isinstance(opened.node_changes, HubNodes) and isinstance(mounting.drive, DriveAtHub):
             opened.node_changes.let_leave(
                 MovingBack(opened, mounting.drive, mounting.own, mounting.environment)
@@ -351,6 +354,10 @@ async def _serve_doors(opened: Drive, mounting: _Mounting, ready: daemon.Ready) 
             await session.serve(control, ready, doors.end)
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _departures(drive: UnlockedDrive, mounting: _Mounting) -> Departures:
+    return Departures(drive.file, mounting.own.state, os.environ, mounting.environment)
 
 
 def _commands(opened: Drive, session: Session, mounting: _Mounting) -> Commands:

@@ -245,7 +245,8 @@ def _device_row(row: DeviceRow) -> dict[str, Any]:
 
 
 def _drive_row(row: DriveRow) -> dict[str, Any]:
-    return {**row._asdict(), "uuid": row.uuid.hex(), "sealed": row.sealed.hex()}
+    digits = {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "nodes": row.nodes.hex()}
+    return {**row._asdict(), **digits}
 
 
 def _moment(moment: datetime) -> int:

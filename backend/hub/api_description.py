@@ -81,6 +81,7 @@ _DRIVE: Final = _object(
         "head": _NUMBER,
         "importing": {"type": "boolean"},
         "departure": {"type": "integer", "minimum": 0, "maximum": 2},
+        "nodes": _digits(0, wire.NODES_SIZE),
     }
 )
 _ACCOUNT: Final = _object(

@@ -17,7 +17,7 @@ from backend.errors import ConflictError, ExpiredError, NotFoundError, ReadOnlyE
 from backend.hub.database import Connection, Database
 from backend.hub.packing import DriveNumber
 from backend.system import THIS_MACHINE, Environment
-from backend.wire import TOKEN_SIZE
+from backend.wire import TOKEN_SIZE, NodesId
 
 MAX_DEVICES: Final = 256
 """That an account has at once."""
@@ -70,7 +70,8 @@ class DeviceRow(NamedTuple):
 
 class DriveRow(NamedTuple):
     """A drive, as its account sees it: name and key are sealed. `bytes`: that it takes; `importing`: it is
-    being moved here, or (`departure` 1) away, or (2) was moved away."""
+    being moved here, or (`departure` 1) away, or (2) was moved away. `nodes`: those that its newest mover
+    named; empty: none has."""
 
     uuid: bytes
     sealed: bytes
@@ -78,6 +79,7 @@ class DriveRow(NamedTuple):
     head: int
     importing: bool
     departure: int
+    nodes: NodesId
 
 
 class Directory:
@@ -185,12 +187,16 @@ class Directory:
     async def listed_drives(self, account: int) -> list[DriveRow]:
         """All of the account's, the oldest first."""
         rows = await self._database.rows(
-            "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing, d.departure"
+            "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing, d.departure,"
+            " coalesce(d.nodes, ''::bytea)"
             " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
             " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
             (account,),
         )
-        return [DriveRow(bytes(uuid), bytes(sealed), *rest) for uuid, sealed, *rest in rows]
+        return [
+            DriveRow(bytes(row[0]), bytes(row[1]), row[2], row[3], row[4], row[5], bytes(row[6]))
+            for row in rows
+        ]
 
     async def seal_drive(self, drive: DriveNumber, sealed: bytes) -> None:
         """The drive's name and key are sealed so from now on."""

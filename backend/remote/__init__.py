@@ -1,6 +1,7 @@
 """The upstream over HTTPS: a drive on a hub; and the account that it belongs to."""
 
 from backend.remote.account_drives import KnownDrives, ListedDrive
+from backend.remote.begun_move import BegunMove, BegunMoves
 from backend.remote.hub_account import (
     AccountSummary,
     HubAccount,
@@ -17,6 +18,8 @@ from backend.wire import Credential, Proof, SecretCost
 
 __all__ = [
     "AccountSummary",
+    "BegunMove",
+    "BegunMoves",
     "Credential",
     "HubAccount",
     "HubClient",

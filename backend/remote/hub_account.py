@@ -50,7 +50,8 @@ class SealedDevice(NamedTuple):
 
 class SealedDrive(NamedTuple):
     """A drive; name and key are sealed. `bytes`: that it takes; `is_importing`: it is being moved to the
-    hub, or from it (`has_left`: and is open on its nodes, `is_leaving`: and is open nowhere)."""
+    hub, or from it (`has_left`: and is open on its nodes, `is_leaving`: and is open nowhere). `nodes`: the id
+    of those that its newest mover named; empty: none has."""
 
     uuid: bytes
     sealed: bytes
@@ -59,6 +60,7 @@ class SealedDrive(NamedTuple):
     is_importing: bool = False
     is_leaving: bool = False
     has_left: bool = False
+    nodes: wire.NodesId = b""
 
 
 class HubAccount:
@@ -165,6 +167,7 @@ class HubAccount:
                 row.get("importing") is True,
                 row.get("departure") == 1,
                 row.get("departure") == 2,
+                _octets(row, "nodes"),
             )
             for row in _rows(answer, "drives", MAX_DRIVES)
         ]
@@ -185,6 +188,13 @@ class HubAccount:
         departure = RemoteDeparture(self._client, drive, ticket)
         await departure.close(nodes, over=True)
         await departure.stay()
+
+    async def end_departure(self, drive: bytes, ticket: bytes, nodes: bytes) -> None:
+        """The drive, which is being moved to the nodes of that id, has left, and no mover before counts.
+        `ConflictError`: as of `stop_departure`."""
+        departure = RemoteDeparture(self._client, drive, ticket)
+        await departure.close(nodes, over=True)
+        await departure.leave()
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:
         """The drive's name and key are sealed so. `NotFoundError`."""

@@ -3,6 +3,8 @@ name may be gone."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from backend import wire
 from backend.commits import encode_commit
 from backend.errors import CorruptError
@@ -52,20 +54,20 @@ class RemoteDeparture:
     def __init__(self, client: HubClient, drive: bytes, ticket: bytes) -> None:
         self._client = client
         self._path = f"/v1/drives/{drive.hex()}/departure"
-        self._ticket = ticket.hex()
+        self.ticket: Final = ticket
 
     async def close(self, nodes: bytes, *, over: bool = False) -> Head:
         """The newest commit, after which the hub takes none; the drive goes to the nodes of that id. `over`:
         another mover, who had begun with the same, is shut out. `ConflictError`: the drive is not open
         there. Idempotent."""
-        said = {"ticket": self._ticket, "nodes": nodes.hex(), "over": over}
+        said = {"ticket": self.ticket.hex(), "nodes": nodes.hex(), "over": over}
         answer = await self._client.call("PUT", self._path, said=said)
         return wire.decode_head(answer.text)
 
     async def stay(self) -> None:
         """Devices may write at the hub again. `ConflictError`: another mover counts. Idempotent."""
-        await self._client.call("DELETE", self._path, headers={"Import-Ticket": self._ticket})
+        await self._client.call("DELETE", self._path, headers={"Import-Ticket": self.ticket.hex()})
 
     async def leave(self) -> None:
         """Devices at the hub are told from now on that the drive was moved away. As of `stay`."""
-        await self._client.call("POST", self._path, headers={"Import-Ticket": self._ticket})
+        await self._client.call("POST", self._path, headers={"Import-Ticket": self.ticket.hex()})

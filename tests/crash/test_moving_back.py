@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from backend.cluster import HeldDrive, check_nodes, drive_file
 from backend.errors import AwayError, DriveError, FencedError, UnavailableError, UsageError
@@ -26,13 +27,22 @@ from cache.health import NodeChanging
 from cache.services import Copying
 from tests.contents import KINDS, content
 from tests.crash.moving import NAME, ROOT, log_in, move, variables
-from tests.crash.moving_back import in_use_at_hub, make_nodes, move_back, move_drive_back, named
+from tests.crash.moving_back import (
+    folders_of,
+    in_use_at_hub,
+    make_nodes,
+    move_back,
+    move_drive_back,
+    named,
+)
 from tests.crash.node_changes import in_use
 from tests.drives import make_file, tree
 from tests.hub_server import RunningHub, hub_for_test
 from tests.small_drive import SmallDrive
 from tests.waiting import wait_until
 from tools import compose
+from tools.hub.departures import Departures
+from tools.hub.drives import Address
 
 HERE = Path(__file__).parents[2]
 BEFORE = ("copying.blocks", "copying.log")
@@ -176,8 +186,8 @@ def test_killed_at_each_step(
     if step == "move.closed":
         assert undo(made, monkeypatch) == 0
     if step in AFTER:
-        if step == "drive-file.nodes-written":
-            assert undo(made, monkeypatch) == 0
+        assert undo(made, monkeypatch) == 0
+        assert trio.run(named, login).has_left
         with pytest.raises(UsageError, match="has not moved"):
             undo(made, monkeypatch)
         require_moved(made, login, made.content)
@@ -187,6 +197,94 @@ def test_killed_at_each_step(
     assert b"/begun" in expected
     assert trio.run(move_back, made, login) == ""
     require_moved(made, login, expected)
+
+
+def departures(made: SmallDrive, login: HubLogin) -> Departures:
+    """Of a mount of the nodes on the machine that moved the drive."""
+    file = compose.load_drive(str(made.drive))
+    return Departures(file, folders_of(made, file.id).state, variables(made))
+
+
+def test_the_next_mount_of_the_nodes_tells_the_hub(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the hub is away at first. Then nothing is left to be told."""
+    killed_at(made, login, "move.arrived")
+    refused, really = 0, RemoteDeparture.leave
+
+    async def away_at_first(departure: RemoteDeparture) -> None:
+        nonlocal refused
+        refused += 1
+        if refused < 3:
+            raise AwayError("no answer")
+        await really(departure)
+
+    monkeypatch.setattr(RemoteDeparture, "leave", away_at_first)
+    mount = departures(made, login)
+    trio.run(mount.run, clock=trio.testing.MockClock(autojump_threshold=0.5))
+    assert refused == 3
+    assert trio.run(named, login).has_left
+    assert trio.run(mount.tell) == ""
+    require_moved(made, login, made.content)
+
+
+def test_a_move_that_was_settled_since_is_told_to_nobody(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drive went back to the hub, and the machine has kept its note."""
+
+    async def fails(_departure: RemoteDeparture) -> None:
+        raise AwayError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteDeparture, "leave", fails)
+        assert trio.run(move_back, made, login) == ""
+    assert trio.run(named, login).is_leaving
+    mount = departures(made, login)
+    assert trio.run(move, made, login, b"on nodes") == ""
+    assert trio.run(mount.tell) == Address(login.url, NAME).source
+    assert trio.run(mount.tell) == ""
+    assert b"/on nodes" in require_at_hub(made, login)
+
+
+def test_another_machine_tells_the_hub_that_is_named(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the nodes and a login, and knows nothing of the move."""
+    killed_at(made, login, "move.arrived")
+    address = Address(login.url, NAME).source
+    made.forget()
+    log_in(made, login.url, login.token)
+    with pytest.raises(UsageError, match=f"--undo https://HUB/NAME {made.drive}"):
+        undo(made, monkeypatch)
+    assert trio.run(named, login).is_leaving
+    assert made.drivefs("move-to", "--undo", address, made.drive, *made.secret) == 0
+    assert trio.run(named, login).has_left
+    with pytest.raises(UsageError, match="does not say that the drive is being moved"):
+        made.drivefs("move-to", "--undo", address, made.drive, *made.secret)
+    require_moved(made, login, made.content)
+
+
+def test_a_drive_whose_new_nodes_are_lost_is_opened_at_the_hub_by_a_word(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = Address(login.url, NAME).source
+    for name, value in variables(made).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="is not being moved"):
+        made.drivefs("move-to", "--undo", "--force", address)
+    killed_at(made, login, "move.closed")
+    shutil.rmtree(made.drive)
+    with pytest.raises(UsageError, match=r"as of commit \d+\. What was written on the nodes.* is lost"):
+        made.drivefs("move-to", "--undo", address)
+    assert trio.run(named, login).is_leaving
+    assert made.drivefs("move-to", "--undo", "--force", address) == 0
+    assert not trio.run(named, login).is_importing
+    assert trio.run(seen_at_hub, made, login).keys() >= made.content.keys()
+    trio.run(make_nodes, made, login)
+    assert trio.run(move_back, made, login, b"again") == ""
+    with pytest.raises(UsageError, match="was opened on its nodes"):
+        made.drivefs("move-to", "--undo", "--force", address)
 
 
 def test_a_copy_that_a_dead_mover_had_begun_to_write_is_gone_after_undo(

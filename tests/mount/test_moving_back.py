@@ -71,6 +71,33 @@ def test_a_drive_moves_to_nodes_while_two_machines_write_it(account: Account) ->
         one.umount()
 
 
+def test_other_devices_hear_where_the_drive_is_though_its_mover_was_killed(account: Account) -> None:
+    with account.machine() as one, account.machine() as other:
+        one.environment = {"DRIVEFS_FAILPOINTS": "move.arrived=kill"}
+        one.mount("commit_interval=1")
+        one.environment = {}
+        other.mount("commit_interval=1")
+        fill(one.mountpoint)
+        one.sync()
+        one.key.touch(mode=0o600)
+        one.key.write_bytes(os.urandom(32))
+        options: list[str | Path] = ["--key-file", one.key, "--profile", "2+1"]
+        assert one.tool("drivefs", "move-to", "--to-local", one.drive, one.mountpoint, *options).returncode
+        other.write_synced("waits", b"x")
+        refused = other.tool("drivefs", "sync", other.mountpoint)
+        assert "being moved from here" in refused.stderr
+        assert not is_told(other)
+        succeed(MountedDrive.try_mount(one))
+        soon(lambda: is_told(other))
+        other.umount("-f")
+        one.umount()
+
+
+def is_told(machine: HubMachine) -> bool:
+    """Whether the mount knows where the drive is."""
+    return "has moved from the hub" in machine.status().problem
+
+
 def _devices(machine: HubMachine) -> list[str]:
     """Their numbers, and the key epoch."""
     said = succeed(machine.tool("drivefs", "device", "list", machine.mountpoint)).splitlines()

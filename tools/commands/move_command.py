@@ -32,7 +32,11 @@ def register(commands: Any) -> None:
     """Add it to the subcommands of `drivefs`."""
     move = add_command(commands, "move-to", "move a mounted drive to a hub, or back to nodes", _run)
     move.add_argument("address", metavar="https://HUB/NAME", nargs="?", help="its name there is to be NAME")
-    move.add_argument("drive", metavar="MOUNTPOINT", help="where it is mounted; with --undo: its folder")
+    move.add_argument(
+        "drive",
+        metavar="MOUNTPOINT",
+        help="where it is mounted; with --undo: its folder, or https://HUB/NAME where its nodes are lost",
+    )
     move.add_argument("--rate", metavar="SIZE", type=parse_size, help="send at most so much a second")
     which = move.add_mutually_exclusive_group()
     which.add_argument(
@@ -42,6 +46,9 @@ def register(commands: Any) -> None:
         "--undo", action="store_true", help="settle where the drive is: a move of it was interrupted"
     )
     move.add_argument("--deleted", action="store_true", help="with --undo: it was deleted at the hub since")
+    move.add_argument(
+        "--force", action="store_true", help="with --undo https://HUB/NAME: its new nodes are lost for good"
+    )
     move_back_command.add_node_options(move)
     fsck.add_secret_options(move)
 
@@ -49,8 +56,8 @@ def register(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.undo:
         return move_undo.undo(options)
-    if options.deleted:
-        raise UsageError("--deleted goes with --undo")
+    if options.deleted or options.force:
+        raise UsageError("--deleted and --force go with --undo")
     if options.to_local is not None:
         if options.address is not None:
             raise UsageError("--to-local moves the drive to a folder, and to no address")

@@ -49,7 +49,7 @@ from backend.remote import (
     SecretCost,
 )
 from backend.system import THIS_MACHINE, Environment
-from backend.wire import TICKET_SIZE
+from backend.wire import TICKET_SIZE, NodesId
 from tools.closing import closed_at_end
 
 NO_TOKEN: Final = b""
@@ -100,6 +100,7 @@ class NamedDrive:
     is_importing: bool = False
     is_leaving: bool = False
     has_left: bool = False
+    nodes: NodesId = b""
 
     @property
     def name(self) -> str | None:
@@ -236,6 +237,13 @@ class AccountSession:
         with _told_of_others():
             ticket = self._environment.random_bytes(TICKET_SIZE)
             await self._account.stop_departure(uuid, ticket, nodes)
+
+    async def end_departure(self, uuid: bytes, nodes: bytes) -> None:
+        """The hub says from now on that the drive of that id, which it says is on its way to the nodes of
+        that id, has left. `UsageError`: it is moved to others."""
+        with _told_of_others():
+            ticket = self._environment.random_bytes(TICKET_SIZE)
+            await self._account.end_departure(uuid, ticket, nodes)
 
     async def rename_drive(self, old: str, new: str) -> None:
         """`NotFoundError`: there is none of that name (or id); `UsageError`: as of `create_drive`."""

@@ -137,7 +137,7 @@ def _why_closed(row: SealedDrive) -> str:
     if row.is_leaving:
         return (
             "the drive is being moved from there to nodes of its own; if that was interrupted, drivefs "
-            "move-to --undo FOLDER has it stay; it can be read here meanwhile, by a mount with -o ro"
+            "move-to --undo FOLDER settles it; it can be read here meanwhile, by a mount with -o ro"
         )
     return "the drive is being moved there (drivefs move-to), and not all of it has come yet"
 

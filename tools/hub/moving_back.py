@@ -26,7 +26,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.nodes import NodeHealth, NodeSet, TokenBucket
-from backend.remote import HubClient, RemoteDeparture
+from backend.remote import BegunMove, BegunMoves, HubClient, RemoteDeparture
 from backend.system import Environment, at_rest
 from backend.upstream import Head
 from backend.wire import TICKET_SIZE
@@ -48,6 +48,11 @@ LEAVING_SECONDS: Final = 10.0
 REDUNDANCY_SECONDS: Final = 60.0
 """The nodes are waited for so long to have all fragments of what was copied."""
 
+_NOT_TOLD: Final = (
+    "the hub could not be told that the drive has moved: it tells other devices that it is moving, until the "
+    "nodes are mounted on this machine"
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -60,6 +65,7 @@ class MovingBack:
         self._at = at
         self._own = own
         self._environment = environment
+        self._moves = BegunMoves(own.state, environment)
         self.has_moved = ""
 
     async def __call__(self, folder: str, rate: float | None, tell: Listener) -> None:
@@ -83,16 +89,35 @@ class MovingBack:
         last: list[Head] = []
 
         async def close() -> None:
-            last.append(await departure.close(held.file.nodes_id))
+            move = BegunMove(self._at.source, held.folder, held.file.nodes_id, departure.ticket)
+            await trio.to_thread.run_sync(self._moves.keep, move)
+            last.append(await departure.close(move.nodes))
 
         async def last_look() -> None:
             await self._drive.publisher.follow()
             if await copying.finish() != last[0]:
                 raise CorruptError(f"the hub's log has not ended at commit {last[0].number}, as the hub said")
 
-        lines = await held.arrive(close, last_look, partial(_stay, departure, held.folder))
+        async def stay() -> None:
+            await _stay(departure, held.folder)
+            await trio.to_thread.run_sync(self._moves.forget)
+
+        lines = await held.arrive(close, last_look, stay)
         self.has_moved = f"the drive has moved to {held.folder}: {THEN}"
-        return [*lines, *await _told_to_leave(departure)]
+        return [*lines, *await self._told_to_leave(departure)]
+
+    async def _told_to_leave(self, departure: RemoteDeparture) -> list[str]:
+        """The hub tells its other devices. Without that their changes wait in their journals until the next
+        mount of the nodes has told the hub (`tools.hub.departures`)."""
+        with trio.move_on_after(LEAVING_SECONDS, shield=True):
+            try:
+                await departure.leave()
+                await trio.to_thread.run_sync(self._moves.forget)
+            except (DriveError, OSError) as error:
+                log.info("the hub was not told: %s", error)
+            else:
+                return []
+        return [_NOT_TOLD]
 
     async def _require_here(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -159,15 +184,3 @@ async def _stay(departure: RemoteDeparture, folder: str) -> None:
             f"the hub has not said that the drive goes on there ({error}): drivefs move-to --undo {folder} "
             "asks it again"
         ) from None
-
-
-async def _told_to_leave(departure: RemoteDeparture) -> list[str]:
-    """The hub tells its other devices. Without that their changes wait in their journals."""
-    with trio.move_on_after(LEAVING_SECONDS, shield=True):
-        try:
-            await departure.leave()
-        except DriveError as error:
-            log.info("the hub was not told: %s", error)
-        else:
-            return []
-    return ["the hub could not be told that the drive has moved: it tells other devices that it is moving"]

@@ -26,7 +26,7 @@ CALLS: dict[str, Callable[[HubAccount], Awaitable[Any]]] = {
     "drives": lambda account: account.drives(),
 }
 DEVICE = {"number": 1, "name": "ab", "created": 1, "seen": 2, "expires": 9, "revoked": None}
-DRIVE = {"uuid": "ab" * 16, "sealed": "ab", "bytes": 5, "head": 7}
+DRIVE = {"uuid": "ab" * 16, "sealed": "ab", "bytes": 5, "head": 7, "nodes": ""}
 GOOD: dict[str, dict[str, Any]] = {
     "start": {"salt": "ab" * 32, "memory_kib": 65536, "iterations": 3, "lanes": 4},
     "finish": {"token": "ab" * 32, "device": 5, "wrapped": "ab"},

@@ -60,7 +60,8 @@ class Listing:
 
     def answer(self) -> bytes:
         drives = [
-            {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0} for row in self.rows
+            {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0, "nodes": ""}
+            for row in self.rows
         ]
         if self.is_importing:
             drives[0] |= {"importing": True, "departure": self.departure}
