@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 
+import httpcore
 import httpx
 import pytest
 import trio
@@ -198,3 +200,83 @@ async def test_a_server_that_never_stops_answering_is_left() -> None:
             await hub.call("GET", "/")
         await hub.close()
         nursery.cancel_scope.cancel()
+
+
+SIZES = [0, 1, 65_535, 65_537, *((256 << 10) + more for more in (-1, 0, 1)), 1_300_000, 4 << 20]
+
+
+def heads(body: bytes, in_chunks: bool) -> bytes:
+    """An answer with that body, of a stated length or in chunks of some sizes."""
+    if not in_chunks:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    steps = [*range(0, len(body), 300_001), len(body)]
+    chunks = [body[start:end] for start, end in pairwise(steps)]
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+
+
+async def answer_each(bodies: list[bytes], in_chunks: bool, stream: trio.SocketStream) -> None:
+    """A server's side of a connection: the path of a request is the number of the body."""
+    asked = b""
+    async for part in stream:
+        asked += part
+        while b"\r\n\r\n" in asked:
+            head, _, asked = asked.partition(b"\r\n\r\n")
+            await stream.send_all(heads(bodies[int(head.split()[1][1:])], in_chunks))
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+@pytest.mark.parametrize("kind", contents.KINDS)
+async def test_answers_of_any_size_come_as_they_are(kind: contents.Kind, in_chunks: bool) -> None:
+    """Beside each other, and one after the other on one connection."""
+    bodies = [contents.content(kind, size, size) for size in SIZES]
+    answer = partial(answer_each, bodies, in_chunks)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        hub = HubClient(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", bytes(32))
+
+        async def check(number: int) -> None:
+            assert (await hub.call("GET", f"/{number}")).content == bodies[number]
+
+        async with trio.open_nursery() as together:
+            for number in range(len(bodies)):
+                together.start_soon(check, number)
+        for number in range(len(bodies)):
+            await check(number)
+        await hub.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_is_cut_off_is_none() -> None:
+    async def cut(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(heads(contents.content("log", 1 << 20), in_chunks=False)[:-1])
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, cut, 0, host="127.0.0.1"))
+        hub = HubClient(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", bytes(32))
+        with pytest.raises(AwayError):
+            await hub.call("GET", "/")
+        await hub.close()
+        nursery.cancel_scope.cancel()
+
+
+class Watched(httpcore.AsyncMockStream):
+    """A connection that notes how much is read at once."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__([answer])
+        self.read_at_once: list[int] = []
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.read_at_once.append(max_bytes)
+        return await super().read(max_bytes, timeout)
+
+
+async def test_an_answer_is_read_in_large_pieces() -> None:
+    stream = Watched(heads(bytes(100), in_chunks=False))
+    origin = httpcore.Origin(b"http", b"hub.example", 80)
+    async with httpcore.AsyncHTTP11Connection(origin, stream) as connection:
+        await connection.request("GET", "http://hub.example/")
+    assert {*stream.read_at_once} == {256 << 10}
