@@ -225,9 +225,15 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         "All was moved", _DONE, headers=_MOVED, problems=(409, 422)
     ),
     ("PUT", f"{_DRIVE_PATH}/departure"): Operation(
-        "Move a drive away: no device's commit comes after this one",
-        {200: _HEAD},
+        "Move a drive away: this mover counts",
+        _DONE,
         _object({"ticket": _TICKET, "nodes": _NODES}, {"over": {"type": "boolean"}}),
+        problems=(409,),
+    ),
+    ("PUT", f"{_DRIVE_PATH}/departure/end"): Operation(
+        "No device's commit comes after this one",
+        {200: _HEAD},
+        headers={"Import-Ticket": _TICKET},
         problems=(409,),
     ),
     ("POST", f"{_DRIVE_PATH}/departure"): Operation(

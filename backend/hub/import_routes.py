@@ -34,7 +34,8 @@ def import_routes(
         Route(path, of_drive(door.take_over), methods=["PUT"]),
         Route(path, of_drive(door.open), methods=["DELETE"]),
         Route(f"{path}/log", of_drive(door.append), methods=["POST"]),
-        Route(away, of_drive(door.close), methods=["PUT"]),
+        Route(away, of_drive(door.begin), methods=["PUT"]),
+        Route(f"{away}/end", of_drive(door.close), methods=["PUT"]),
         Route(away, of_drive(door.leave), methods=["POST"]),
         Route(away, of_drive(door.stay), methods=["DELETE"]),
     ]
@@ -65,9 +66,13 @@ class _Door:
         self.heads.moved(drive.number, head.number)
         return Response(status_code=204)
 
-    async def close(self, request: Request, drive: DriveNumber) -> Response:
+    async def begin(self, request: Request, drive: DriveNumber) -> Response:
         said = await json_object(request)
-        head = await self.imports.close(drive.number, *_mover(said), over=said.get("over") is True)
+        await self.imports.begin(drive.number, *_mover(said), over=said.get("over") is True)
+        return Response(status_code=204)
+
+    async def close(self, request: Request, drive: DriveNumber) -> Response:
+        head = await self.imports.close(drive.number, _ticket(request))
         return Response(wire.encode_head(head), media_type="text/plain")
 
     async def leave(self, request: Request, drive: DriveNumber) -> Response:

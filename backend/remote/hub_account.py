@@ -186,14 +186,14 @@ class HubAccount:
         """The drive is open again, and no mover before to the nodes of that id counts. `ConflictError`: it
         has left, or is moved to others."""
         departure = RemoteDeparture(self._client, drive, ticket)
-        await departure.close(nodes, over=True)
+        await departure.begin(nodes, over=True)
         await departure.stay()
 
     async def end_departure(self, drive: bytes, ticket: bytes, nodes: bytes) -> None:
         """The drive, which is being moved to the nodes of that id, has left, and no mover before counts.
         `ConflictError`: as of `stop_departure`."""
         departure = RemoteDeparture(self._client, drive, ticket)
-        await departure.close(nodes, over=True)
+        await departure.begin(nodes, over=True)
         await departure.leave()
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:

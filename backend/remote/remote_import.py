@@ -56,18 +56,27 @@ class RemoteDeparture:
         self._path = f"/v1/drives/{drive.hex()}/departure"
         self.ticket: Final = ticket
 
-    async def close(self, nodes: bytes, *, over: bool = False) -> Head:
-        """The newest commit, after which the hub takes none; the drive goes to the nodes of that id. `over`:
-        another mover, who had begun with the same, is shut out. `ConflictError`: the drive is not open
-        there. Idempotent."""
+    async def begin(self, nodes: bytes, *, over: bool = False) -> None:
+        """Shut out every mover before this one, who goes to the nodes of that id. `over`: also one to the
+        same who has closed the drive. `ConflictError`: it is not open there. Idempotent."""
         said = {"ticket": self.ticket.hex(), "nodes": nodes.hex(), "over": over}
-        answer = await self._client.call("PUT", self._path, said=said)
+        await self._client.call("PUT", self._path, said=said)
+
+    async def close(self) -> Head:
+        """The newest commit, after which the hub takes none. `ConflictError`: this has not begun, or another
+        mover counts. Idempotent."""
+        answer = await self._client.call("PUT", f"{self._path}/end", headers=self._shown)
         return wire.decode_head(answer.text)
 
     async def stay(self) -> None:
-        """Devices may write at the hub again. `ConflictError`: another mover counts. Idempotent."""
-        await self._client.call("DELETE", self._path, headers={"Import-Ticket": self.ticket.hex()})
+        """Devices may write at the hub again, and this mover closes it never again: a request to close that
+        is still under way comes too late. `ConflictError`: another mover counts. Idempotent."""
+        await self._client.call("DELETE", self._path, headers=self._shown)
 
     async def leave(self) -> None:
         """Devices at the hub are told from now on that the drive was moved away. As of `stay`."""
-        await self._client.call("POST", self._path, headers={"Import-Ticket": self.ticket.hex()})
+        await self._client.call("POST", self._path, headers=self._shown)
+
+    @property
+    def _shown(self) -> dict[str, str]:
+        return {"Import-Ticket": self.ticket.hex()}

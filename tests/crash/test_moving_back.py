@@ -17,10 +17,11 @@ import trio
 import trio.testing
 
 from backend.cluster import HeldDrive, check_nodes, drive_file
-from backend.errors import AwayError, DriveError, FencedError, UnavailableError, UsageError
+from backend.errors import AwayError, ConflictError, DriveError, FencedError, UnavailableError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, HubDrive
-from backend.remote import HubLogin, RemoteDeparture
+from backend.remote import HubClient, HubLogin, RemoteDeparture
+from backend.upstream import Head
 from cache.drive import Drive
 from cache.errors import ReadOnlyFileSystemError
 from cache.health import NodeChanging
@@ -334,6 +335,34 @@ def test_a_move_that_fails_at_its_end_leaves_the_drive_at_the_hub(
     assert {b"/goes on", b"/waits"} <= expected.keys()
     assert trio.run(move_back, made, login) == ""
     require_moved(made, login, expected)
+
+
+def test_who_is_stopped_while_the_hub_is_asked_to_close_leaves_it_open(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the hub meets the request when the mover has ended."""
+    under_way: list[RemoteDeparture] = []
+
+    async def lost(departure: RemoteDeparture) -> Head:
+        await trio.lowlevel.checkpoint()
+        under_way.append(departure)
+        raise AwayError("no answer")
+
+    async def run() -> None:
+        async with in_use_at_hub(made, login) as drive:
+            with monkeypatch.context() as patch:
+                patch.setattr(RemoteDeparture, "close", lost)
+                assert await move_drive_back(made, drive) == "no answer"
+            await make_file(drive, b"goes on", b"x")
+            await drive.sync()
+        client = HubClient(login.url, login.token)
+        late = RemoteDeparture(client, compose.load_drive(str(made.drive)).id, under_way[0].ticket)
+        with pytest.raises(ConflictError):
+            await late.close()
+        await client.close()
+
+    trio.run(run)
+    assert b"/goes on" in require_at_hub(made, login)
 
 
 def test_who_cannot_write_the_drive_file_is_told_what_to_do(

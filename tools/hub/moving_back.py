@@ -91,7 +91,8 @@ class MovingBack:
         async def close() -> None:
             move = BegunMove(self._at.source, held.folder, held.file.nodes_id, departure.ticket)
             await trio.to_thread.run_sync(self._moves.keep, move)
-            last.append(await departure.close(move.nodes))
+            await departure.begin(move.nodes)
+            last.append(await departure.close())
 
         async def last_look() -> None:
             await self._drive.publisher.follow()

@@ -52,8 +52,11 @@ def device(running: RunningHub) -> Device:
 async def test_no_commit_comes_after_the_one_that_the_mover_is_told(device: Device) -> None:
     head = await device.commit()
     mover = device.mover()
-    assert await mover.close(NODES) == head
-    assert await mover.close(NODES) == head
+    await mover.begin(NODES)
+    await mover.begin(NODES)
+    assert await device.state() == (False, False, False)
+    assert await mover.close() == head
+    assert await mover.close() == head
     assert await device.state() == (True, True, False)
     with pytest.raises(ReadOnlyError, match="being moved from here"):
         await device.commit()
@@ -61,9 +64,11 @@ async def test_no_commit_comes_after_the_one_that_the_mover_is_told(device: Devi
     await mover.stay()
     assert await device.state() == (False, False, False)
     assert (await device.commit()).number == 2
-    await mover.close(NODES)
-    await mover.leave()
-    await mover.leave()
+    again = device.mover()
+    await again.begin(NODES)
+    await again.close()
+    await again.leave()
+    await again.leave()
     assert await device.state() == (True, False, True)
     with pytest.raises(FencedError, match="has moved from the hub"):
         await device.commit()
@@ -78,14 +83,38 @@ async def _require_refused(*calls: Callable[[], Awaitable[object]]) -> None:
 
 async def test_one_mover_counts(device: Device) -> None:
     first, second, third = device.mover(), device.mover(), device.mover()
-    await _require_refused(first.stay, first.leave)
-    await first.close(NODES)
+    await _require_refused(first.close, first.stay, first.leave)
+    await third.begin(NODES)
+    await first.begin(NODES)
+    await _require_refused(third.close, third.stay)
+    await first.close()
     with pytest.raises(ConflictError, match="another has begun"):
-        await second.close(NODES)
-    await second.close(NODES, over=True)
-    await _require_refused(first.stay, first.leave, lambda: first.close(NODES))
+        await second.begin(NODES)
+    await second.begin(NODES, over=True)
+    assert await device.state() == (True, True, False)
+    await _require_refused(first.stay, first.leave, first.close, lambda: first.begin(NODES))
     await second.leave()
-    await _require_refused(second.stay, lambda: third.close(NODES), lambda: third.close(NODES, over=True))
+    await _require_refused(second.stay, lambda: third.begin(NODES), lambda: third.begin(NODES, over=True))
+    await device.client.close()
+
+
+@pytest.mark.parametrize("has_closed", [True, False])
+async def test_a_request_to_close_that_comes_late_closes_nothing(device: Device, has_closed: bool) -> None:
+    """Its mover was stopped, and has had the drive stay, before the hub met that request; it may have asked
+    twice for its ticket to count."""
+    await device.commit()
+    mover, other = device.mover(), device.mover()
+    await mover.begin(NODES)
+    if has_closed:
+        await mover.close()
+    await mover.stay()
+    await _require_refused(lambda: mover.begin(NODES), mover.close, mover.leave)
+    await mover.stay()
+    assert await device.state() == (False, False, False)
+    await other.begin(NODES)
+    await other.close()
+    await _require_refused(mover.stay)
+    await other.stay()
     await device.client.close()
 
 
@@ -93,8 +122,9 @@ async def test_a_mover_of_other_nodes_shuts_nobody_out(device: Device) -> None:
     """Who has the lease of these nodes knows nothing of a mover of those."""
     mover, other, others = device.mover(), device.mover(), b"o" * 16
     back = RemoteImport(device.client, device.drive, os.urandom(16))
-    await mover.close(NODES)
-    await _require_refused(lambda: other.close(others, over=True), lambda: back.take_over(others))
+    await mover.begin(NODES)
+    await mover.close()
+    await _require_refused(lambda: other.begin(others, over=True), lambda: back.take_over(others))
     await mover.leave()
     await _require_refused(lambda: back.take_over(others))
     await back.take_over(NODES)
@@ -107,7 +137,8 @@ async def test_a_drive_that_has_left_comes_back_from_where_it_was(device: Device
     mover, back = device.mover(), RemoteImport(device.client, device.drive, os.urandom(16))
     with pytest.raises(ConflictError):
         await back.take_over(NODES)
-    await mover.close(NODES)
+    await mover.begin(NODES)
+    await mover.close()
     await mover.leave()
     await back.take_over(NODES)
     assert await device.state() == (True, False, False)
