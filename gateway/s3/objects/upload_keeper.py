@@ -29,7 +29,6 @@ from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.changing import Changing
 from gateway.s3.objects.errors import S3Error
 from gateway.s3.objects.names import Batch, Names
-from gateway.s3.objects.record import SETTING
 from gateway.s3.objects.staging import Staging
 from gateway.s3.objects.system_folder import UPLOADS, SystemFolder
 from gateway.s3.objects.types import Bucket, Upload
@@ -68,7 +67,7 @@ class UploadKeeper:
 
     def __init__(self, drive: Drive, root: int = ROOT_INODE) -> None:
         self._drive = drive
-        self._names = names = Names(drive)
+        names = Names(drive)
         self._changing = Changing(drive, Staging(drive), "local")
         self._system = SystemFolder(drive, names, root)
         self._buckets = BucketFolders(drive, names, self._changing, root)
@@ -98,7 +97,7 @@ class UploadKeeper:
 
     def _kept(self, bucket: Bucket) -> int:
         is_there = bool(bucket.name)  # the attributes of a folder that was removed may stay for a while
-        value = self._names.attribute(bucket.inode, SETTING + _KEEP.encode()) if is_there else None
+        value = self._buckets.setting(bucket.name, _KEEP) if is_there else None
         return KEPT if value is None else int(value)
 
     async def keep(self, bucket: str, seconds: int) -> None:
