@@ -21,6 +21,7 @@ from backend.system import THIS_MACHINE, Environment
 PERIOD: Final = 86400.0
 """Seconds between two questions whether the token is to be replaced."""
 _SOON: Final = 60.0
+"""Before the first one at most, and about so long after a failure; twice as long after each more."""
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,19 @@ class KeptToken:
 
     async def run(self, account: HubAccount, environment: Environment = THIS_MACHINE) -> None:
         """Have the token replaced whenever the hub says that it is due; for ever."""
-        pause = environment.chance(0.0, _SOON)
+        await trio.sleep(environment.chance(0.0, _SOON))
+        again = _SOON
         while True:
-            await trio.sleep(pause)
             try:
-                if (await account.summary()).token_is_due:
-                    await self.replace(account)
-                    log.info("%s: this machine has another token", self.login.url)
+                await self._replace_if_due(account)
+                again = _SOON
+                await trio.sleep(PERIOD)
             except (DriveError, OSError) as error:
                 log.info("%s: whether the token is due is asked later: %s", self.login.url, error)
-            pause = PERIOD
+                await trio.sleep(environment.chance(0.75 * again, again))
+                again = min(2 * again, PERIOD)
+
+    async def _replace_if_due(self, account: HubAccount) -> None:
+        if (await account.summary()).token_is_due:
+            await self.replace(account)
+            log.info("%s: this machine has another token", self.login.url)

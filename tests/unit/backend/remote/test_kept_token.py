@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
 import trio
+import trio.testing
 
-from backend.errors import NotFoundError, ReadOnlyError, TransientError
+from backend.errors import AwayError, NotFoundError, ReadOnlyError, TransientError
 from backend.remote import HubAccount, HubClient, HubLogin, KeptToken, Logins
+from backend.remote.hub_account import AccountSummary
+from backend.remote.kept_token import PERIOD
 from backend.system import Environment
 from tests.hub_server import RunningHub, hub_for_test
 from tests.waiting import wait_until
@@ -172,3 +176,36 @@ async def test_it_is_replaced_when_the_hub_says_so(running: RunningHub, machine:
         await trio.to_thread.run_sync(wait_until, lambda: one.kept.read() != one.kept.login.token)
         assert not (await machine.process().account.summary()).token_is_due
         nursery.cancel_scope.cancel()
+
+
+class AwayAccount(HubAccount):
+    """Of a hub that does not answer the first questions."""
+
+    def __init__(self, client: HubClient, failures: int) -> None:
+        super().__init__(client)
+        self._failures = failures
+        self.asked: list[float] = []
+
+    async def summary(self) -> AccountSummary:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(trio.current_time())
+        if len(self.asked) <= self._failures:
+            raise AwayError("away")
+        return AccountSummary("me@example.org", 0, False, 1, False, 0, 0, 0, 0)
+
+
+async def test_a_hub_that_was_away_for_a_while_is_asked_again_soon(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Regression: it was asked a day later, and a token may be due since long."""
+    one = machine.process()
+    account = AwayAccount(one.client, 14)
+    with trio.move_on_after(10 * PERIOD):
+        await one.kept.run(account)
+    pauses = [after - before for before, after in pairwise(account.asked)]
+    failed, answered = pauses[:14], pauses[14:]
+    assert failed[0] < 120
+    assert sum(failed[:6]) < 2 * 3600
+    assert all(after >= before for before, after in pairwise(failed[:10]))
+    assert max(failed) <= PERIOD
+    assert {round(pause) for pause in answered} == {PERIOD}
