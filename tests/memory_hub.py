@@ -53,6 +53,10 @@ class Line:
         for scope in self._under_way:
             scope.cancel()
 
+    def cut_in_thread(self) -> None:
+        """As `cut`, in any thread: those under way go on."""
+        self._is_cut = True
+
     def mend(self) -> None:
         """New calls are answered again; those that were made meanwhile never are."""
         self._is_cut = False
@@ -117,7 +121,7 @@ class MemoryHub(MemoryUpstream):
         try:
             return await super().append(commit, expected)
         finally:  # its answer may be lost
-            if len(self.commits) > count:
+            if any(taken is commit for taken, _ in self.commits[count:]):
                 self._took(commit)
 
     def _took(self, commit: Commit) -> None:

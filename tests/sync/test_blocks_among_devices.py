@@ -7,14 +7,14 @@ state that named such a block, publish that, and the hub deletes it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from backend.errors import BlocksMissingError, UnknownEpochError
+from backend.errors import BlocksMissingError, ConflictError, UnknownEpochError
 from backend.upstream import RESERVED_SECONDS, BlockId, Commit, Head
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
@@ -192,3 +192,24 @@ async def test_a_log_that_is_damaged_leaves_a_block_of_an_unknown_key_epoch_unre
         assert not reported
         hub.upstream.commits[-2] = commit, digest
         assert await second.blocks.get(block) == b"there"
+
+
+@pytest.mark.parametrize("_turn", range(16))
+async def test_only_a_commit_that_was_taken_releases(_turn: int) -> None:
+    """Regression, of the hub of these tests: of two at once the refused one released its blocks, too."""
+    hub, block = MemoryHub(), BlockId(bytes(32))
+    hub.stored[block] = b"block"
+    empty = await hub.head()
+    taken: list[int] = []
+
+    async def append(device: int, dropped: tuple[BlockId, ...]) -> None:
+        commit = Commit(1, empty.hash, device, 0, 1000, (), dropped, b"")
+        with suppress(ConflictError):
+            await hub.append(commit, empty)
+            taken.append(device)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(append, 1, ())
+        nursery.start_soon(append, 2, (block,))
+    assert len(taken) == 1
+    assert (block in hub.released) is (taken == [2])
