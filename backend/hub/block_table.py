@@ -17,6 +17,7 @@ from typing import Final
 
 from backend.hub.database import Database
 from backend.hub.pack_rows import add_pack, mark_shrunk, pack_of
+from backend.hub.token_end import LISTED_DAYS, NOW, TOKEN_DAYS
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
 
@@ -118,9 +119,10 @@ _HAS_GONE = (
 )
 _LOCK_GONE = f"SELECT d.id FROM drive d WHERE{_HAS_GONE} ORDER BY d.id FOR UPDATE SKIP LOCKED"
 _FORGET_GONE = f"DELETE FROM drive d WHERE d.id = ANY(%s) AND{_HAS_GONE} RETURNING d.id"
-_FORGET_DEVICES = (  # a token expires 90 days after it was shown last
-    "DELETE FROM device WHERE revoked < now() - interval '90 days' OR seen < now() - interval '180 days'"
-)
+_FORGET_DEVICES = (
+    f"DELETE FROM device WHERE revoked < {NOW} - interval '{LISTED_DAYS} days'"
+    f" OR seen < {NOW} - interval '{TOKEN_DAYS + LISTED_DAYS} days'"
+).encode()
 
 
 class BlockTable:
@@ -279,16 +281,17 @@ class BlockTable:
             " AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
         )
 
-    async def remove_departed(self) -> None:
+    async def remove_departed(self, clock: float) -> None:
         """Forget the deleted drives whose blocks and packs are gone, accounts that ended, when their drives
-        are, and devices that were revoked, or expired, 90 days ago. Idempotent."""
+        are, and devices that were revoked, or expired, `LISTED_DAYS` ago. `clock`: `TokenClock.now`.
+        Idempotent."""
         async with self._database.transaction() as connection:
             # A pack that is being added holds its drive's row. Whether there is one is asked under the lock.
             locked = await (await connection.execute(_LOCK_GONE)).fetchall()
             gone = await connection.execute(_FORGET_GONE, ([row[0] for row in locked],))
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
-            await connection.execute(_FORGET_DEVICES)
+            await connection.execute(_FORGET_DEVICES, {"clock": clock})
             await connection.execute(
                 "DELETE FROM account a WHERE a.deleted IS NOT NULL"
                 " AND NOT EXISTS (SELECT 1 FROM drive d WHERE d.account = a.id)"

@@ -1,8 +1,8 @@
 """Who may do what: accounts, their devices' tokens, their drives; and the roots of drives.
 
 A token has 256 random bits, and the database has its SHA-256 only: who reads the database cannot use it. It
-is worth nothing after `TOKEN_DAYS` without contact, and is to be replaced after `RENEWAL_DAYS`, by the
-clock of the database.
+is worth nothing after `TOKEN_DAYS` without contact, and is to be replaced after `RENEWAL_DAYS`
+(`backend.hub.token_end`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Final, NamedTuple
 from backend.errors import ConflictError, ExpiredError, NotFoundError, ReadOnlyError, UsageError
 from backend.hub.database import Connection, Database
 from backend.hub.packing import DriveNumber
+from backend.hub.token_end import NOW, RENEWAL_DAYS, TOKEN_DAYS, TokenClock
 from backend.system import THIS_MACHINE, Environment
 from backend.wire import TOKEN_SIZE, NodesId
 
 MAX_DEVICES: Final = 256
 """That an account has at once."""
 MAX_DRIVES: Final = 256
-TOKEN_DAYS: Final = 90
-RENEWAL_DAYS: Final = 30
 MAX_ROOTS: Final = 64
 """That a drive has: an empty one takes nothing of a quota."""
 _PUT_ROOT: Final = (
@@ -33,15 +32,15 @@ _PUT_ROOT: Final = (
     " ON CONFLICT (drive, name) DO UPDATE SET data = excluded.data"
 )
 _SHOWN: Final = (
-    "SELECT d.id, d.account, d.token = %(digest)s, d.seen < now() - interval '1 hour', a.locked IS NOT NULL,"
-    f" d.seen < now() - interval '{TOKEN_DAYS} days',"
-    f" d.token = %(digest)s AND d.renewed < now() - interval '{RENEWAL_DAYS} days'"
+    f"SELECT d.id, d.account, d.token = %(digest)s, d.seen < {NOW} - interval '1 hour',"
+    f" a.locked IS NOT NULL, d.seen < {NOW} - interval '{TOKEN_DAYS} days',"
+    f" d.token = %(digest)s AND d.renewed < {NOW} - interval '{RENEWAL_DAYS} days'"
     " FROM device d JOIN account a ON a.id = d.account"
     " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
 )
 _NOTE_SHOWN: Final = (
-    "UPDATE device SET seen = now(), token = %(digest)s,"
-    " renewed = CASE WHEN token = %(digest)s THEN renewed ELSE now() END,"
+    f"UPDATE device SET seen = {NOW}, token = %(digest)s,"
+    f" renewed = CASE WHEN token = %(digest)s THEN renewed ELSE {NOW} END,"
     " next_token = CASE WHEN token = %(digest)s THEN next_token END"
     " WHERE id = %(number)s AND (token = %(digest)s OR next_token = %(digest)s) AND revoked IS NULL"
 )
@@ -88,6 +87,7 @@ class Directory:
     def __init__(self, database: Database, environment: Environment = THIS_MACHINE) -> None:
         self._database = database
         self._environment = environment
+        self._clock = TokenClock(environment)
 
     async def add_account(self, email: str) -> int:
         """A new account's number. `ConflictError`: the address has one."""
@@ -108,7 +108,8 @@ class Directory:
         """The device of the token. `NotFoundError`: there is none, or it was revoked; `ExpiredError`: the
         token was not used for too long; `ReadOnlyError`: the account is locked."""
         digest = _digest(token)
-        row = await self._database.row(_SHOWN, {"digest": digest})
+        shown = {"digest": digest, "clock": self._clock.now()}
+        row = await self._database.row(_SHOWN, shown)
         if row is None:
             raise NotFoundError("no device has this token")
         number, account, is_current, is_long_ago, is_locked, is_expired, is_due = row
@@ -117,7 +118,7 @@ class Directory:
         # Not at each request: millions of devices come back every minute. Those of a locked account are heard
         # of, too: its end finds them logged in.
         if is_long_ago or not is_current:
-            await self._database.execute(_NOTE_SHOWN, {"digest": digest, "number": number})
+            await self._database.execute(_NOTE_SHOWN, {**shown, "number": number})
         if is_locked:
             raise ReadOnlyError("the account was locked by the hub's operator")
         return Device(number, account, is_due)

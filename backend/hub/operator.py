@@ -9,7 +9,7 @@ from typing import Any, Final
 from backend.errors import NotFoundError
 from backend.hub.accounts import end_account, normal_email
 from backend.hub.database import Database
-from backend.hub.directory import TOKEN_DAYS
+from backend.hub.token_end import TOKEN_DAYS
 
 _ACCOUNTS: Final = (
     "SELECT a.email, a.locked IS NOT NULL, NOT EXISTS (SELECT 1 FROM credential c WHERE c.account = a.id),"

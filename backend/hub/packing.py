@@ -36,6 +36,7 @@ from backend.errors import (
 )
 from backend.failpoints import declare
 from backend.hub.block_table import BlockTable, Place
+from backend.hub.token_end import TokenClock
 from backend.nodes import Node
 from backend.packs import (
     MAX_BLOCKS,
@@ -123,6 +124,7 @@ class HubBlocks:
         self._key = key
         self._group = group
         self._environment = environment
+        self._clock = TokenClock(environment)
         self._stores: dict[int, PackStore] = {}
         self._open: dict[int, _OpenPack] = {}
         self._coming: dict[tuple[int, BlockId], _OpenPack] = {}
@@ -281,7 +283,7 @@ class HubBlocks:
             deleted += count
         await self._table.forget_logs()
         await self._delete_empty_packs(grace)
-        await self._table.remove_departed()
+        await self._table.remove_departed(self._clock.now())
         return deleted
 
     async def _delete_empty_packs(self, grace: float) -> None:

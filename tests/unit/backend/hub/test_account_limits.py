@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,7 +96,7 @@ def test_a_revoked_device_is_listed_for_90_days(running: RunningHub, one: Person
         with psycopg.connect(running.conninfo) as connection:
             moved = "UPDATE device SET revoked = now() - make_interval(days => %s) WHERE id = %s"
             connection.execute(moved, (days, first))
-        running.call(running.hub.table.remove_departed())
+        running.call(running.hub.table.remove_departed(time.time()))
         return first in [each["number"] for each in one.client.get("/v1/devices").json()["devices"]]
 
     assert [is_listed(89), is_listed(91)] == [True, False]
@@ -109,7 +110,7 @@ def test_an_expired_device_is_listed_for_90_days_and_no_hindrance(running: Runni
         with psycopg.connect(running.conninfo) as connection:
             moved = "UPDATE device SET seen = now() - make_interval(days => %s) WHERE id = %s"
             connection.execute(moved, (days, first))
-        running.call(running.hub.table.remove_departed())
+        running.call(running.hub.table.remove_departed(time.time()))
 
     assert one.log_in().status_code == 200
     refused(one.log_in(), 422, "refused")
