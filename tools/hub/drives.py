@@ -4,10 +4,12 @@ logged in to. The name is sealed under the account root, so the search is made h
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -24,6 +26,7 @@ from backend.errors import (
 )
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import (
+    BegunMoves,
     HubLogin,
     HubRoute,
     KnownDrives,
@@ -77,6 +80,7 @@ class HubDrives:
         folder = places.hubs_folder(variables)
         self._logins = logins = Logins(folder, environment)
         self._address = address
+        self._variables = variables
         self.login: Final = logins.load(address.hub)
         self._known = KnownDrives(logins.folder_of(address.hub), environment)
 
@@ -104,7 +108,14 @@ class HubDrives:
         opened, _ = _opened(AccountKeys(self.login.account_root), listed)
         for uuid, drive in opened.items():
             if drive.name == self._address.name:
-                raise UsageError(f"{self._address.source}: {_why_closed(closed[uuid])}")
+                why = _why_closed(closed[uuid], self._begun_to(uuid))
+                raise UsageError(f"{self._address.source}: {why}")
+
+    def _begun_to(self, uuid: bytes) -> str:
+        """The folder to which this machine has begun to move that drive, for people."""
+        state = places.state_folder(uuid.hex(), None, self._variables)
+        move = BegunMoves(Path(state)).load()
+        return "FOLDER" if move is None else shlex.quote(move.folder)
 
     def known(self) -> DriveAtHub:
         """The same as this machine knows it; the hub is not asked. `NotFoundError`."""
@@ -128,7 +139,7 @@ def _is_whole(row: SealedDrive) -> bool:
     return row.is_leaving or row.has_left
 
 
-def _why_closed(row: SealedDrive) -> str:
+def _why_closed(row: SealedDrive, folder: str) -> str:
     if row.has_left:
         return (
             "the drive has moved from there to nodes of its own: mount the folder that it was moved to; as "
@@ -137,7 +148,7 @@ def _why_closed(row: SealedDrive) -> str:
     if row.is_leaving:
         return (
             "the drive is being moved from there to nodes of its own; if that was interrupted, drivefs "
-            "move-to --undo FOLDER settles it; it can be read here meanwhile, by a mount with -o ro"
+            f"move-to --undo {folder} settles it; it can be read here meanwhile, by a mount with -o ro"
         )
     return "the drive is being moved there (drivefs move-to), and not all of it has come yet"
 

@@ -14,7 +14,7 @@ import pytest
 from backend import wire
 from backend.errors import CorruptError, DriveError, NotFoundError, ReadOnlyError, TransientError, UsageError
 from backend.keys import AccountKeys, DriveKeys, HubDrive
-from backend.remote import HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
+from backend.remote import BegunMove, BegunMoves, HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
 from backend.remote.account_drives import decode_drives, encode_drives
 from backend.system import THIS_MACHINE
 from tools.errors import ReportedError
@@ -114,6 +114,21 @@ def test_a_drive_that_is_not_open_there_is_not_opened(hub: Listing, variables: d
     assert found(hub, variables, "work", []) == hub.rows[1].uuid
     hub.is_importing = False
     assert found(hub, variables, "photos", []) == hub.rows[0].uuid
+
+
+def test_who_has_begun_to_move_it_is_told_which_folder_settles_that(
+    hub: Listing, variables: dict[str, str]
+) -> None:
+    hub.add("photos")
+    hub.is_importing, hub.departure = True, 1
+    with pytest.raises(UsageError, match="--undo FOLDER settles it"):
+        found(hub, variables, "photos", [])
+    state = Path(places.state_folder(hub.rows[0].uuid.hex(), None, variables))
+    state.mkdir()
+    move = BegunMove(f"{hub.url}/photos", "/srv/my drive", bytes(16), bytes(16))
+    BegunMoves(state).keep(move)
+    with pytest.raises(UsageError, match="--undo '/srv/my drive' settles it"):
+        found(hub, variables, "photos", [])
 
 
 def test_a_drive_that_moves_away_can_be_read_there(hub: Listing, variables: dict[str, str]) -> None:
