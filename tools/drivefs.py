@@ -37,6 +37,7 @@ MODULES: Final = {
     "account_commands": ("login", "logout", "account"),
     "hub_commands": ("devices", "drives"),
     "move_command": ("move-to",),
+    "accept_command": ("accept-restore",),
 }
 """The subcommands that each module registers."""
 

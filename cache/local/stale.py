@@ -103,14 +103,27 @@ class StaleState:
         """Those of the blocks that it names."""
         return self._namespace.epochs.until(self._namespace.head().number)
 
+    @property
+    def namespace(self) -> Namespace:
+        """As this machine had it; a copy, which may be changed."""
+        return self._namespace
+
+    def dirty(self) -> set[int]:
+        """The inodes with content that is in the journal only."""
+        return self._ledger.dirty.inodes()
+
     def content_of(self, blocks: BlockCache) -> Content:
         """For reading files; `blocks` reads what the nodes have."""
         return Content(self._namespace, self._ledger.dirty, self._journal, blocks, SlowWaits())
 
     def size_of(self, item: Unstored) -> int:
         """Bytes of the file, with what is in the journal only."""
-        layer = self._ledger.dirty.top(item.row.inode)
-        return item.row.size if layer is None else layer.size(item.row.size)
+        return self.size(item.row)
+
+    def size(self, row: InodeRow) -> int:
+        """The same of any file."""
+        layer = self._ledger.dirty.top(row.inode)
+        return row.size if layer is None else layer.size(row.size)
 
     def _paths(self, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
         """Each of them that has a name, under its first."""

@@ -77,6 +77,10 @@ class PointStore:
         found = self._store.connection.execute("SELECT number, time_ns FROM commits ORDER BY number")
         return [Point(*row) for row in found]
 
+    def hashes(self) -> dict[int, bytes]:
+        """The hash of each retained commit, by number."""
+        return dict(self._store.connection.execute("SELECT number, hash FROM commits"))
+
     def is_retained(self, commit: int) -> bool:
         """Whether the drive can be seen as of `commit`, now and until the next Forget."""
         sql = "SELECT 1 FROM commits WHERE number = ?"

@@ -7,7 +7,8 @@ if the inode was gone.
 Only commits that are not recorded are ever taken back, here or in a snapshot's copy. So no row that is
 needed here was deleted by a `Forget`: a Forget deletes rows only when its own commit is recorded, and only
 rows that died in commits that were recorded before it was made. A Forget that is taken back has deleted
-nothing.
+nothing. But a copy that nobody saves may be taken back to a retained point, of which every row is there
+(`cache.rebase.take_up_fork`).
 """
 
 from __future__ import annotations

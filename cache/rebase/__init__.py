@@ -4,7 +4,7 @@ from cache.rebase.conflict_mark import COPY_OF, Mark, decode_mark, encode_mark
 from cache.rebase.conflict_names import conflict_name, is_read_by_ending
 from cache.rebase.net_changes import NetChanges, changes_since
 from cache.rebase.plan import Decision, Row, Situation
-from cache.rebase.resolve import Changed, Device, Resolved, resolve, take_up
+from cache.rebase.resolve import Changed, Device, Resolved, resolve, take_up, take_up_fork
 from cache.rebase.units import COMPANIONS, base_of
 from cache.rebase.versions import is_version, published_versions
 from cache.rebase.views import NamespaceView
@@ -31,4 +31,5 @@ __all__ = [
     "published_versions",
     "resolve",
     "take_up",
+    "take_up_fork",
 ]

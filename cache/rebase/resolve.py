@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cache.namespace import Namespace, Operation
 from cache.rebase.contents import Contents
@@ -18,6 +19,9 @@ from cache.rebase.net_changes import Key, changes_since
 from cache.rebase.plan import Decision, Plan, Situation
 from cache.rebase.renumbering import Renumbering
 from cache.rebase.views import NamespaceView
+
+_NO_DEVICE: Final = -1
+"""No inode has a number of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,30 @@ def take_up(namespace: Namespace, follow: Callable[[], None], device: Device) ->
     resolved = resolve(situation)
     if renumbering is not None:
         resolved = _by_old_numbers(resolved, renumbering)
+    operations, decisions = merged(was, mine, namespace)
+    return replace(
+        resolved,
+        operations=(*resolved.operations, *operations),
+        decisions=(*resolved.decisions, *decisions),
+    )
+
+
+def take_up_fork(
+    namespace: Namespace, base: int, follow: Callable[[], None], device: Device, number: Callable[[], int]
+) -> Resolved:
+    """As `take_up`, of a namespace that has commits after `base`, a retained point, which the published state
+    lost: they count as changes of this device. All inodes that they made get numbers of `number`, which also
+    gives those of copies. `namespace` is nobody's then, and must not be saved."""
+    mine = Marks.of(namespace)
+    ours = changes_since(namespace.synced_connection(), base)
+    renumbering = Renumbering(ours, device.dirty, _NO_DEVICE, number)
+    namespace.undo(base)
+    was = Marks.of(namespace)
+    follow()
+    theirs, head = changes_since(namespace.synced_connection(), base), NamespaceView(namespace)
+    ours, dirty = renumbering.changes, renumbering.dirty
+    resolved = resolve(Situation(base, head, ours, theirs, dirty, device.held, number, device.host))
+    resolved = _by_old_numbers(resolved, renumbering)
     operations, decisions = merged(was, mine, namespace)
     return replace(
         resolved,

@@ -3,8 +3,8 @@ that was acknowledged is gone, whichever of them comes first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -12,9 +12,15 @@ import pytest
 import trio
 
 from backend.errors import RollbackError
+from backend.keys import DriveKeys
+from backend.remote import RemoteUpstream
 from backend.remote.recent_commits import FILE
+from cache.client import client_of
 from cache.drive import Drive
+from cache.local import LocalState, StaleState
+from cache.local.device_file import FILE as DEVICE_FILE
 from cache.namespace.operations import ROOT_INODE
+from cache.services import LostHistory
 from tests import contents
 from tests.contents import KINDS
 from tests.drives import content_of, make_file, tree
@@ -29,6 +35,7 @@ from tests.sync.test_whole_drives import names
 from tests.unit.backend.hub.test_after_restore import bring_back
 
 pytestmark = pytest.mark.logs_warnings
+Tree = dict[bytes, tuple[object, ...]]
 
 FILES = {kind.encode(): contents.content(kind, 70_000, 1) for kind in KINDS}
 LATER = {b"later " + name: contents.content(kind, 70_000, 2) for name, kind in zip(FILES, KINDS, strict=True)}
@@ -221,3 +228,83 @@ async def test_a_log_that_went_on_without_a_device_is_shown_to_it_for_reading(
                 assert await tree(shown) == state
                 for name, data in (FILES | LATER).items():
                     assert await content_of(shown, name) == data
+
+
+@asynccontextmanager
+async def set_aside(
+    devices: Devices, number: int, work: Path
+) -> AsyncIterator[tuple[StaleState, StaleState]]:
+    """The state of a device, which the folder has no more, twice; the folder is no device any more."""
+    local = LocalState(devices.folder / str(number))
+    kept = local.set_aside()
+    local.close()
+    (local.folder / DEVICE_FILE).unlink()
+    with ExitStack() as stack:
+        found = []
+        for name in ("scratch", "kept"):
+            (work / name).mkdir()
+            found.append(StaleState(kept, work / name))
+            stack.callback(found[-1].close)
+        yield found[0], found[1]
+
+
+async def brought_in(devices: Devices, number: int, work: Path) -> Tree:
+    """What the device has seen is brought in; its tree then."""
+    work.mkdir()
+    client = RemoteUpstream(devices.client(number), devices.uuid)
+    async with set_aside(devices, number, work) as (scratch, kept), devices.device(number) as drive:
+        keys = DriveKeys(bytes(range(32)), devices.uuid)
+        reader = client_of(client, devices.uuid, keys, 64 << 20, trio.CapacityLimiter(2))
+        reader.ring.learn_all(kept.key_epochs())
+        await LostHistory(drive, client, scratch, kept).bring(reader.blocks)
+        found = await tree(drive)
+    await client.close()
+    return found
+
+
+async def test_what_a_hub_lost_and_went_on_without_is_brought_in_by_a_word(
+    place: Restorable, tmp_path: Path
+) -> None:
+    """By each device that has seen it, with what it has not published. Nothing that was acknowledged is lost;
+    where others have made the same name since, each device makes a copy."""
+    with place.serving() as running:
+        devices = Devices(running, tmp_path)
+        async with devices.device(1) as one, devices.device(2) as two:
+            await make_all(one, FILES)
+            await settle(one, two)
+        place.back_up()
+        async with devices.device(1) as one, devices.device(3) as three:
+            await make_all(one, LATER)
+            await make_file(one, b"taken", b"by one" * 999)
+            await one.unlink(ROOT_INODE, b"zeros")
+            await one.rename(ROOT_INODE, b"text", ROOT_INODE, b"renamed")
+            await settle(one, three)
+            await make_file(three, b"of three", b"three" * 999)
+            await settle(three, one)
+        async with devices.device(1, crash=True) as one:
+            await make_file(one, b"not published", b"only here")
+            await one.write(one.lookup(ROOT_INODE, b"json").inode, 5, b"here, too")
+            await one.fsync(one.lookup(ROOT_INODE, b"not published").inode)
+            json = await content_of(one, b"json")
+    place.restore()
+    with place.serving() as running:
+        async with devices.device(2) as two:
+            await make_all(two, {b"instead": b"1", b"taken": b"by two"})
+        for number in (1, 3):
+            await refused(devices, number, RollbackError, "of another history|follows another history")
+        await brought_in(devices, 1, tmp_path / "work1")
+        last = await brought_in(devices, 3, tmp_path / "work3")
+        async with devices.device(1) as one, devices.device(2) as two, devices.device(4) as four:
+            await settle(one, two)
+            assert await tree(one) == await tree(two) == await tree(four) == last
+            assert b"/zeros" not in last
+            for name, data in (FILES | LATER).items():
+                if name not in (b"zeros", b"text", b"json"):
+                    assert await content_of(two, name) == data
+            assert await content_of(two, b"renamed") == FILES[b"text"]
+            assert await content_of(two, b"json") == json
+            assert await content_of(two, b"not published") == b"only here"
+            assert await content_of(two, b"of three") == b"three" * 999
+            assert await content_of(two, b"taken") == b"by two"
+            copies = [name for name in names(two) if name.startswith(b"taken (conflict")]
+            assert [await content_of(two, copy) for copy in copies] == [b"by one" * 999] * 2

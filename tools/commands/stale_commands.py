@@ -100,7 +100,8 @@ def _chosen(options: argparse.Namespace) -> SetAside:
 
 
 @contextmanager
-def _opened(chosen: SetAside) -> Iterator[StaleState]:
+def opened(chosen: SetAside) -> Iterator[StaleState]:
+    """The state, in a copy of its own while the block runs. Raises as `StaleState`."""
     with tempfile.TemporaryDirectory(prefix=".look-", dir=chosen.folder.parent.parent) as work:
         state = StaleState(chosen.folder, Path(work))
         try:
@@ -115,7 +116,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 async def _say_all(chosen: SetAside) -> None:
-    with _opened(chosen) as state:
+    with opened(chosen) as state:
         for item in state.unstored():
             what = "content" if item.is_content else "name or attributes"
             size = format_size(state.size_of(item))
@@ -145,7 +146,7 @@ async def _write_all(
 ) -> tuple[int, int]:
     """The numbers of files written and not written; each of the latter is named."""
     done = failed = 0
-    with _opened(chosen) as state:
+    with opened(chosen) as state:
         async with opening as reader:
             await _learn_epochs(reader, state)
             content = state.content_of(reader.blocks)

@@ -1,0 +1,99 @@
+"""`drivefs accept-restore`, the command: after a hub's database was put back, and others went on without what
+this machine has seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.errors import RollbackError, UsageError, sole
+from backend.keys import AccountKeys, HubDrive
+from backend.remote import HubLogin
+from cache.local import found
+from tests.contents import KINDS, content
+from tests.crash.moving import NAME, ROOT, log_in, variables
+from tests.crash.moving_back import at_hub, folders_of, in_use_at_hub
+from tests.drives import content_of, make_file
+from tests.hub_server import RunningHub
+from tests.small_drive import SmallDrive
+from tests.sync.test_hub_put_back import Restorable
+from tools.drivefs import drivefs
+from tools.hub.drives import Address
+
+pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(180)]
+LOST = {kind.encode(): content(kind, 40_000, at) for at, kind in enumerate(KINDS)}
+
+
+class Machine:
+    """One with two state folders of the drive: its own, and that of `other`."""
+
+    def __init__(self, running: RunningHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = SmallDrive(folder, {})
+        uuid, directory = os.urandom(16), running.hub.directory
+        account = running.call(directory.add_account("me@example.org"))
+        self.login: HubLogin = log_in(self.made, running.url, running.call(directory.add_device(account)))
+        sealed = AccountKeys(ROOT).seal_drive(uuid, HubDrive(NAME, os.urandom(32)))
+        running.call(directory.add_drive(account, uuid, sealed))
+        self.source = Address(running.url, NAME).source
+        for name, value in {**variables(self.made), "DRIVEFS_CACHE_DIR": str(self.made.cache)}.items():
+            monkeypatch.setenv(name, value)
+
+    def write(self, files: dict[bytes, bytes], name: str = "") -> None:
+        async def run() -> None:
+            async with in_use_at_hub(self.made, self.login, name) as drive:
+                for path, data in files.items():
+                    await make_file(drive, path, data)
+                await drive.sync()
+
+        try:
+            trio.run(run)
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
+
+    def require(self, files: dict[bytes, bytes], name: str = "") -> None:
+        async def run() -> None:
+            async with in_use_at_hub(self.made, self.login, name) as drive:
+                for path, data in files.items():
+                    assert await content_of(drive, path) == data
+
+        trio.run(run)
+
+    def set_aside(self) -> list[str]:
+        drive = trio.run(at_hub, self.made, self.login)
+        return [each.name for each in found(folders_of(self.made, drive.drive_id).state)]
+
+
+def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; and nothing is done where the hub has all, or what it lost can be handed over."""
+    place = Restorable(tmp_path)
+    with place.serving() as running:
+        machine = Machine(running, tmp_path, monkeypatch)
+        machine.write({b"before": b"1"})
+        machine.write({b"of the other": b"2"}, "other")
+        place.back_up()
+        machine.write(LOST)
+    place.restore()
+    with place.serving():
+        with pytest.raises(UsageError, match="the hub has all"):
+            drivefs(["accept-restore", machine.source])
+        machine.require(LOST, "other")
+    place.restore()
+    with place.serving():
+        machine.write({b"instead": b"3"}, "third")
+        with pytest.raises(RollbackError):
+            machine.write({b"refused": b"4"})
+        assert not machine.set_aside()
+        assert drivefs(["accept-restore", machine.source]) == 0
+        assert len(machine.set_aside()) == 1
+        expected = {**LOST, b"before": b"1", b"of the other": b"2", b"instead": b"3"}
+        machine.require(expected)
+        machine.require(expected, "fourth")
+        with pytest.raises(UsageError, match="the hub has all"):
+            drivefs(["accept-restore", machine.source])
+        with pytest.raises(UsageError, match="nothing of that name was set aside"):
+            drivefs(["accept-restore", "--stale", "none", machine.source])
+        assert drivefs(["accept-restore", "--stale", machine.set_aside()[0], machine.source]) == 0
+        machine.require(expected, "fifth")
