@@ -26,7 +26,6 @@ unacknowledged, a later commit may replace it; the reader then gets a `ConflictE
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -34,10 +33,11 @@ import trio
 
 from backend.commits import commit_format
 from backend.commits.commit_chain import CommitChain
-from backend.commits.commit_search import FOLDER, CommitSearch, commit_key, number_of
+from backend.commits.commit_search import FOLDER, CommitSearch, commit_key
+from backend.commits.commits_to_mend import CommitsToMend
 from backend.commits.lease_record import NO_CLAIM, Claim
 from backend.commits.object_format import Copy
-from backend.commits.replicated_objects import Listing, ReplicatedObjects
+from backend.commits.replicated_objects import ReplicatedObjects
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -55,9 +55,9 @@ from backend.upstream import NO_COMMIT, Commit, Head
 
 EMPTY: Final = Head(0, NO_COMMIT)
 _AT_ONCE: Final = 16
+_LINKS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _ANY_EPOCH: Final = 2**64
-_LOG = logging.getLogger(__name__)
 
 BEFORE_COPIES: Final = declare("commit.before-copies", "all blocks are stored; no node has the commit")
 AFTER_FIRST_COPY: Final = declare("commit.after-first-copy", "one node has the commit; not acknowledged")
@@ -97,7 +97,8 @@ class ReplicatedCommitLog:
         so known: a writer's lease what it knew when it was acquired, a reader what the nodes say now.
         `poll_seconds` is how often a reader without an epoch looks for new commits while one waits."""
         self._objects = objects
-        self._search = CommitSearch(objects, self._note_damaged)
+        to_mend = CommitsToMend()
+        self._search = CommitSearch(objects, to_mend.note_damaged)
         self._fence = fence
         self._claims = claims
         self._poll_seconds = poll_seconds
@@ -109,9 +110,7 @@ class ReplicatedCommitLog:
         self._newest: bytes | None = None
         self._changed = trio.Event()
         self._reading = trio.Lock()
-        self._to_mend: set[int] = set()
-        self.needs_mending = trio.Event()
-        """Set when `mend` has something to do."""
+        self._to_mend = to_mend
         self.highest_epoch = 0
         """The highest epoch met in the log: a lease below it has been tampered with or lost."""
 
@@ -119,6 +118,11 @@ class ReplicatedCommitLog:
     def head(self) -> Head:
         """The newest verified commit."""
         return self._chain.head
+
+    @property
+    def needs_mending(self) -> trio.Event:
+        """Set when `mend` has something to do."""
+        return self._to_mend.wanted
 
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
         """Find and verify the head, for reading. The chain is checked back to `known` (what this device saw
@@ -131,7 +135,7 @@ class ReplicatedCommitLog:
         self._chain = CommitChain(base)
         if found is not None:
             await self._verify_from(*found, base)
-        self._note_thin_copies(listing)
+        self._to_mend.note_thin(listing, self._objects.copies)
         return self.head
 
     async def become_writer(self, epoch: int) -> Head:
@@ -222,20 +226,27 @@ class ReplicatedCommitLog:
         return self.head
 
     async def mend(self) -> int:
-        """Write again the commits that were found damaged or in too few copies; how many. For a writer.
-        What fails stays noted for the next call."""
+        """Write again the commits that were found damaged or in too few copies, the newest first; how many.
+        For a writer. What fails stays noted for the next call."""
         if self._epoch is None:
             raise ReadOnlyError("the drive is open for reading only")
         mended = 0
-        for number in sorted(self._to_mend):
-            if self._chain.first <= number <= self.head.number:
-                copy = await self._read_one(number, self._chain.hash_of(number))
+        for number in self._to_mend.newest_first():
+            if 0 < number <= self.head.number:
+                copy = await self._read_one(number, await self._hash_of(number))
                 await self._objects.create(commit_key(number), copy.data, self._epoch, lambda: None)
                 mended += 1
-            self._to_mend.discard(number)
-        if not self._to_mend:  # else something was noted meanwhile
-            self.needs_mending = trio.Event()
+            self._to_mend.done(number)
         return mended
+
+    async def _hash_of(self, number: int) -> bytes:
+        """Of a commit of the log; the chain is verified back to it, as far as it was not, while others read
+        in between."""
+        while True:
+            async with self._reading:
+                if number >= self._chain.first:
+                    return self._chain.hash_of(number)
+                await self._extend_back(max(number, self._chain.first - _LINKS_AT_ONCE))
 
     async def _verify_from(self, top: int, copy: Copy, base: Head) -> None:
         newest = _decoded(top, copy)
@@ -322,7 +333,7 @@ class ReplicatedCommitLog:
 
         try:
             return await self._objects.find(
-                commit_key(number), accept, lambda node: self._note_damaged(number, node)
+                commit_key(number), accept, lambda node: self._to_mend.note_damaged(number, node)
             )
         except NotFoundError:
             raise MissingCommitError(f"the commit log has a gap: commit {number} is on no node") from None
@@ -347,20 +358,6 @@ class ReplicatedCommitLog:
             for number in numbers:
                 nursery.start_soon(read, number)
         return [_raised(found[number]) for number in numbers]
-
-    def _note_damaged(self, number: int, where: str) -> None:
-        _LOG.warning("commit %d is damaged on %s: another copy is used and it will be mended", number, where)
-        self._note(number)
-
-    def _note_thin_copies(self, listing: Listing) -> None:
-        for key, holders in listing.holders.items():
-            number = number_of(key)
-            if number is not None and len(holders) + len(listing.away) < self._objects.copies:
-                self._note(number)
-
-    def _note(self, number: int) -> None:
-        self._to_mend.add(number)
-        self.needs_mending.set()
 
 
 def _decoded(number: int, copy: Copy) -> Commit:

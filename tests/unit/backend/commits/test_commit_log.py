@@ -419,6 +419,33 @@ async def test_commits_in_too_few_copies_are_copied_again() -> None:
     assert await log.mend() == 0
 
 
+async def test_commits_from_before_the_known_head_are_copied_again() -> None:
+    """As on each machine that had the drive mounted before: of a node that was put back to an older state."""
+    setup = Setup()
+    heads = await fill(await setup.writer(), 600)
+    for number in (1, 3, 599):
+        for node in setup.order(number)[:2]:
+            del node.objects[commit_key(number)]
+    log = await setup.writer(epoch=2, known=heads[-1])
+    assert await log.mend() == 3
+    assert [len(setup.holders(number)) for number in (1, 3, 599)] == [3, 3, 3]
+    assert not log.needs_mending.is_set()
+
+
+@pytest.mark.logs_warnings
+async def test_a_lost_commit_keeps_no_newer_one_in_too_few_copies() -> None:
+    setup = Setup()
+    heads = await fill(await setup.writer(), 9)
+    for node in setup.holders(5):
+        node.damage(commit_key(5))
+    for number in (3, 8):
+        del setup.order(number)[0].objects[commit_key(number)]
+    log = await setup.writer(epoch=2, known=heads[-1])
+    with pytest.raises(CorruptError, match="commit 5:"):
+        await log.mend()
+    assert [len(setup.holders(number)) for number in (3, 8)] == [2, 3]
+
+
 @pytest.mark.logs_warnings
 async def test_what_is_found_damaged_while_another_is_mended_is_mended_next() -> None:
     setup = Setup()
