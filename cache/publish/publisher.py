@@ -155,7 +155,7 @@ class Publisher:
         full = self._ledger.set_apart.lack_of_room()
         self.refusal = None if full is None else DriveFullError(str(full))
         if full is not None:
-            self._say(f"the nodes have no room for some files (the journal keeps them): {full}")
+            self._say(f"there is no room for some files (the journal keeps them): {full}")
         elif self.problem:
             log.info("publishing works again")
             self.problem = ""

@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
         ("list", _list, "the key slots"),
         ("add", _add, "one more secret that opens the drive"),
         ("change", _change, "another secret in the place of the one that is given"),
-        ("remove", _remove, "take a slot away; the last one stays"),
+        ("remove", _remove, "take slots away; the last one stays"),
     ):
         parser = actions.add_parser(name, help=text)
         parser.add_argument("drive", type=drive_on_nodes, metavar="DRIVE")
@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         if name in ("add", "change"):
             _add_new(parser)
         if name == "remove":
-            parser.add_argument("slot", metavar="N", type=int, help="its number in `key list`")
+            parser.add_argument("slots", metavar="N", type=int, nargs="+", help="its number in `key list`")
 
 
 def _add_old(parser: argparse.ArgumentParser) -> None:
@@ -108,18 +108,27 @@ def _change(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    """Whoever removes a slot shows a secret that still opens the drive afterwards."""
+    """Whoever removes slots shows a secret that still opens the drive afterwards."""
     folder, file = _drive(options)
-    if not 1 <= options.slot <= len(file.slots):
-        raise UsageError(f"there is no key slot {options.slot}; the drive has {len(file.slots)}")
-    if len(file.slots) == 1:
+    gone = set(options.slots)
+    if unknown := sorted(gone - set(range(1, len(file.slots) + 1))):
+        raise UsageError(f"there is no key slot {unknown[0]}; the drive has {len(file.slots)}")
+    if len(gone) == len(file.slots):
         raise UsageError("the last key slot cannot be removed: nothing would open the drive any more")
-    left = (*file.slots[: options.slot - 1], *file.slots[options.slot :])
+    stay = [number for number in range(1, len(file.slots) + 1) if number not in gone]
+    left = tuple(file.slots[number - 1] for number in stay)
     secrets = _old(options).secrets()
     _require_opens(replace(file, slots=left), secrets)
     _write(folder, file, left)
-    say(f"{folder}: key slot {options.slot} removed")
+    say(f"{folder}: {_removed(sorted(gone), stay)}")
     return 0
+
+
+def _removed(gone: list[int], stay: list[int]) -> str:
+    """One line for people: a slot's number is its place in the list, so those behind have others now."""
+    slots = f"key slot{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} removed"
+    moved = [f"{before} is {now} now" for now, before in enumerate(stay, 1) if before != now]
+    return f"{slots}; slot {', '.join(moved)}" if moved else slots
 
 
 def _require_opens(file: DriveFile, secrets: list[Secret]) -> None:

@@ -34,7 +34,7 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     for apart in status.set_apart:
         yield (
             "not stored",
-            f"{apart.path}: {apart.reason}; tried again until it can be read or is replaced",
+            f"{apart.path}: {apart.reason}; tried again until that is over, or it is replaced",
         )
     if status.set_aside:
         sets = counted(status.set_aside, "set")

@@ -362,6 +362,19 @@ async def end_trouble(drive: Drive, unreadable: Unreadable, inode: int, end: str
 
 
 @pytest.mark.logs_warnings
+async def test_who_has_no_room_is_said_by_the_error_alone(drive: Drive, upstream: MemoryUpstream) -> None:
+    """It may be the nodes, an account, or the disk of this machine's block index."""
+    await drive.sync()
+    await make_file(drive, b"file", content("random", 5000))
+    upstream.full = True
+    with pytest.raises(NoSpaceLeftError):
+        await drive.sync()
+    (apart,) = (await drive.status()).set_apart
+    assert drive.publisher.problem.endswith(f"(the journal keeps them): {apart.reason}")
+    assert "nodes" not in drive.publisher.problem.removesuffix(apart.reason)
+
+
+@pytest.mark.logs_warnings
 async def test_a_file_that_is_set_apart_is_tried_again_by_itself(
     tmp_path: Path, upstream: MemoryUpstream, unreadable: Unreadable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,25 @@ def test_a_passphrase_is_added_changed_and_removed(
     assert made.read_with(Secret.passphrase("battery")) == made.content
 
 
+def test_several_slots_are_removed_by_the_numbers_that_were_listed(
+    made: SmallDrive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number is a place in the list: who removed one slot after the other took a wrong one away, and was
+    not told that the others had new numbers."""
+    key, words = made.folder / "key", [f"passphrase {number}" for number in range(2, 6)]
+    for number, passphrase in enumerate(words, 2):
+        new = secret_file(made.folder, f"p{number}", passphrase)
+        assert made.drivefs("key", "add", made.drive, "--key-file", key, "--new-passphrase-file", new) == 0
+    capsys.readouterr()
+    assert made.drivefs("key", "remove", made.drive, "2", "4", "--key-file", key) == 0
+    assert "key slots 2, 4 removed; slot 3 is 2 now, 5 is 3 now\n" in capsys.readouterr().out
+    assert [opens(made, Secret.passphrase(passphrase)) for passphrase in words] == [False, True, False, True]
+    assert made.drivefs("key", "remove", made.drive, "3", "--key-file", key) == 0
+    assert capsys.readouterr().out.endswith(": key slot 3 removed\n")
+    with pytest.raises(UsageError, match="last key slot"):
+        made.drivefs("key", "remove", made.drive, "1", "2", "--key-file", key)
+
+
 def test_a_recovery_key_is_added_and_opens(made: SmallDrive) -> None:
     path, key = made.folder / "recovery", made.folder / "key"
     assert made.drivefs("key", "add", made.drive, "--key-file", key, "--new-recovery-file", path) == 0
