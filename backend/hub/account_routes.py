@@ -187,21 +187,25 @@ class _Door:
         raise NotFoundError("there is no such drive")
 
     async def seal_drive(self, request: Request, device: Device) -> Response:
-        drive = await self._drive(request, device)
+        drive = drive_asked_for(request, device)
         sealed = octets(await json_object(request), "sealed", 1, wire.MAX_SEALED)
         await self.directory.seal_drive(drive, sealed)
         return Response(status_code=204)
 
     async def delete_drive(self, request: Request, device: Device) -> Response:
-        await self.directory.delete_drive(device, await self._drive(request, device))
+        await self.directory.delete_drive(device, drive_asked_for(request, device))
         return Response(status_code=204)
-
-    async def _drive(self, request: Request, device: Device) -> DriveNumber:
-        uuid = parse_uuid(request.path_params["uuid"])
-        return (await self.directory.drives(device, [uuid]))[uuid]
 
 
 # Decoding and encoding
+
+
+def drive_asked_for(request: Request, device: Device) -> DriveNumber:
+    """The drive that the path names. `NotFoundError`: there is none that the device may use."""
+    uuid = parse_uuid(request.path_params["uuid"])
+    if device.drive is None:
+        raise NotFoundError("there is no such drive")
+    return DriveNumber(device.drive, uuid)
 
 
 def _email(said: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from backend.errors import (
     ThrottledError,
     UnavailableError,
 )
-from backend.hub.account_routes import DeviceHandler, Endpoint, account_routes
+from backend.hub.account_routes import DeviceHandler, Endpoint, account_routes, drive_asked_for
 from backend.hub.accounts import Accounts
 from backend.hub.block_table import BlockTable
 from backend.hub.commit_table import CommitTable
@@ -37,6 +37,7 @@ from backend.hub.decoding import (
     RequestError,
     block_id,
     json_object,
+    named_drive,
     parse_uuid,
     query_id,
     query_number,
@@ -95,8 +96,7 @@ def app(hub: Hub) -> Starlette:
 
     def of_drive(handler: Callable[[Hub, Request, DriveNumber], Awaitable[Response]]) -> Endpoint:
         async def answer(hub: Hub, request: Request, device: Device) -> Response:
-            uuid = parse_uuid(request.path_params["uuid"])
-            return await handler(hub, request, (await hub.directory.drives(device, [uuid]))[uuid])
+            return await handler(hub, request, drive_asked_for(request, device))
 
         return of_device(answer)
 
@@ -357,7 +357,7 @@ async def _shown(hub: Hub, request: Request) -> Device:
     try:
         if kind.lower() != "bearer":
             raise ValueError
-        return await hub.directory.device(bytes.fromhex(token))
+        return await hub.directory.device(bytes.fromhex(token), named_drive(request))
     except ExpiredError as error:
         raise RequestError(401, "expired", str(error)) from None
     except (ValueError, NotFoundError):

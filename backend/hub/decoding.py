@@ -86,6 +86,12 @@ def parse_uuid(text: object) -> bytes:
     return found
 
 
+def named_drive(request: Request) -> bytes:
+    """The bytes that the path has where a drive's id belongs, if they are some: nobody has shown a token yet
+    who could be told that they are none."""
+    return _from_digits(request.path_params.get("uuid", ""))
+
+
 def block_id(request: Request) -> BlockId:
     found = _from_digits(request.path_params["block"])
     if len(found) != BLOCK_ID_SIZE:

@@ -34,7 +34,8 @@ _PUT_ROOT: Final = (
 _SHOWN: Final = (
     f"SELECT d.id, d.account, d.token = %(digest)s, d.seen < {NOW} - interval '1 hour',"
     f" a.locked IS NOT NULL, d.seen < {NOW} - interval '{TOKEN_DAYS} days',"
-    f" d.token = %(digest)s AND d.renewed < {NOW} - interval '{RENEWAL_DAYS} days'"
+    f" d.token = %(digest)s AND d.renewed < {NOW} - interval '{RENEWAL_DAYS} days',"
+    " (SELECT r.id FROM drive r WHERE r.uuid = %(drive)s AND r.account = d.account AND r.deleted IS NULL)"
     " FROM device d JOIN account a ON a.id = d.account"
     " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
 )
@@ -48,11 +49,13 @@ _NOTE_SHOWN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that has shown its token. `is_due`: it is to ask for another one."""
+    """A device that has shown its token. `is_due`: it is to ask for another one. `drive`: the number of the
+    drive that was asked for with the token, if the device may use it."""
 
     number: int
     account: int
     is_due: bool = False
+    drive: int | None = None
 
 
 class DeviceRow(NamedTuple):
@@ -104,15 +107,16 @@ class Directory:
             token, _ = await new_device(connection, account, self._environment)
         return token
 
-    async def device(self, token: bytes) -> Device:
-        """The device of the token. `NotFoundError`: there is none, or it was revoked; `ExpiredError`: the
-        token was not used for too long; `ReadOnlyError`: the account is locked."""
+    async def device(self, token: bytes, drive: bytes = b"") -> Device:
+        """The device of the token, and in the same round trip the drive of the id `drive`, which may be any
+        bytes. `NotFoundError`: there is no such device, or it was revoked; `ExpiredError`: the token was not
+        used for too long; `ReadOnlyError`: the account is locked."""
         digest = _digest(token)
-        shown = {"digest": digest, "clock": self._clock.now()}
+        shown = {"digest": digest, "clock": self._clock.now(), "drive": drive}
         row = await self._database.row(_SHOWN, shown)
         if row is None:
             raise NotFoundError("no device has this token")
-        number, account, is_current, is_long_ago, is_locked, is_expired, is_due = row
+        number, account, is_current, is_long_ago, is_locked, is_expired, is_due, found = row
         if is_expired:
             raise ExpiredError(f"the device's token was not used for {TOKEN_DAYS} days")
         # Not at each request: millions of devices come back every minute. Those of a locked account are heard
@@ -121,7 +125,7 @@ class Directory:
             await self._database.execute(_NOTE_SHOWN, {**shown, "number": number})
         if is_locked:
             raise ReadOnlyError("the account was locked by the hub's operator")
-        return Device(number, account, is_due)
+        return Device(number, account, is_due, found)
 
     async def devices(self, account: int) -> list[DeviceRow]:
         """All of the account's, the oldest first; revoked ones too."""

@@ -16,6 +16,7 @@ from backend.commits import encode_commit
 from backend.errors import FormatError
 from backend.hub import migrate, require_current
 from backend.hub.migrations import migrations
+from backend.hub.packing import DriveNumber
 from backend.remote.hub_client import MOST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from backend.wire import content_digest
@@ -57,6 +58,41 @@ def test_nothing_is_said_without_a_token_or_by_that_of_another_account(
     for header in ({}, {"Authorization": "Basic x"}, {"Authorization": f"Bearer {'ab' * 32}"}):
         refused(httpx.get(f"{url}/{path}", headers=header), 401, "unauthorised")
     refused(httpx.get(f"{url}/{path}", headers={"Authorization": f"Bearer {other.hex()}"}), 404, "not_found")
+
+
+def test_a_device_comes_with_the_drive_that_it_asks_for(running: RunningHub) -> None:
+    """One of its own account, that was not deleted."""
+    directory = running.hub.directory
+    (uuid, token), (others, _) = running.new_drive(), running.new_drive()
+    device = running.call(directory.device(token, uuid))
+    assert device.drive == running.call(directory.drives(device, [uuid]))[uuid].number
+    second = running.call(directory.device(running.another_token(token), uuid))
+    assert (second.drive, second.account) == (device.drive, device.account)
+    for wrong in (others, b"", b"\0", uuid[:-1], uuid + b"\0", bytes(16), content("random", 16_000)):
+        found = running.call(directory.device(token, wrong))
+        assert (found.drive, found.number) == (None, device.number)
+    running.call(directory.delete_drive(device, DriveNumber(device.drive or 0, uuid)))
+    assert running.call(directory.device(token, uuid)).drive is None
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_drive_that_was_deleted_is_found_no_more_at_once(running: RunningHub, path: str) -> None:
+    uuid, token = running.new_drive()
+    url, header = f"{running.url}/v1/drives/{uuid.hex()}", {"Authorization": f"Bearer {token.hex()}"}
+    assert httpx.get(f"{url}/head", headers=header).status_code == 200
+    assert httpx.delete(url, headers=header).status_code == 204
+    refused(httpx.get(f"{url}/{path}", headers=header), 404, "not_found")
+    refused(httpx.delete(url, headers=header), 404, "not_found")
+
+
+@pytest.mark.parametrize("named", ["x", "00", "ab" * 17, "é" * 16, "ab " * 16, "00" * 4000, "%00", "g" * 32])
+def test_what_is_no_id_of_a_drive_is_refused_after_the_token(
+    running: RunningHub, drive: tuple[str, dict[str, str]], named: str
+) -> None:
+    _, header = drive
+    url = f"{running.url}/v1/drives/{named}/head"
+    refused(httpx.get(url), 401, "unauthorised")
+    refused(httpx.get(url, headers=header), 400, "bad_request")
 
 
 def test_a_body_that_changed_on_its_way_is_not_stored(
