@@ -243,7 +243,7 @@ async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response
         return _bytes(wire.encode_blocks(found))
     offset, length = query_number(request, "offset", 0), query_number(request, "length", MAX_BLOCK_SIZE)
     part = await hub.blocks.read(drive, block, offset, length)
-    return _bytes(bytes(part.data), {"Drivefs-Block-Size": str(part.size)})
+    return _bytes(memoryview(part.data), {"Drivefs-Block-Size": str(part.size)})
 
 
 async def _wrong(hub: Hub, request: Request, drive: DriveNumber) -> Response:
@@ -368,5 +368,5 @@ def _no_device() -> RequestError:
     return RequestError(401, "unauthorised", "a token of a device is asked for")
 
 
-def _bytes(data: bytes, headers: dict[str, str] | None = None) -> Response:
+def _bytes(data: bytes | memoryview, headers: dict[str, str] | None = None) -> Response:
     return Response(data, media_type="application/octet-stream", headers=headers)

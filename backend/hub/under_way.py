@@ -98,4 +98,4 @@ def _parts(message: Message) -> Iterator[Message]:
     view, ends = memoryview(body), range(_PART, len(body) + _PART, _PART)
     for end in ends:
         more = end < len(body) or message.get("more_body", False)
-        yield {**message, "body": bytes(view[end - _PART : end]), "more_body": more}
+        yield {**message, "body": view[end - _PART : end], "more_body": more}

@@ -36,7 +36,9 @@ SHARE: Final = 64
 NEAR: Final = 64 * 1024
 READ_AHEAD: Final = 512 * 1024
 SOON_MOST: Final = 128 * 1024
-"""Longer reads are worth a thread: to copy them would hold the loop up."""
+"""The disk is not asked for longer reads here: it takes longer than is waited for."""
+NOW_MOST: Final = 2 << 20
+"""Longer reads are worth a thread, even of what the page cache has: to copy them would hold the loop up."""
 SOON_NS: Final = 400_000
 SPIN_NS: Final = 80_000
 """So long the disk is looked at without a turn for others: what a few turns take, and what most small reads
@@ -124,7 +126,7 @@ class OpenFiles:
         away is seen to be away), and the page cache has them or the disk is quick to bring
         them; else None, and they are to be read in a thread. A checkpoint, or none."""
         file = self._files.get(key)
-        if file is None or length > SOON_MOST or not self._can_tell:
+        if file is None or length > NOW_MOST or not self._can_tell:
             return None
         self._files.move_to_end(key)
         data = bytearray(length)
@@ -142,7 +144,7 @@ class OpenFiles:
     async def _brings(self, file: OpenFile, data: bytearray, offset: int) -> bool:
         """Whether the disk fills `data` soon. `OSError`."""
         start = time.perf_counter_ns()
-        if start < self._slow_until or not file.ask(offset, len(data)):
+        if len(data) > SOON_MOST or start < self._slow_until or not file.ask(offset, len(data)):
             return False
         waited = 0
         while waited < SOON_NS:

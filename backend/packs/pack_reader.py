@@ -120,15 +120,18 @@ class PackReader:
         return max(self._hedge_after, usual)
 
     async def _read_soon(self, pack: Pack, ranges: Sequence[Range]) -> Buffer | None:
-        """The bytes of one fragment, if its node has them at hand: no need to watch the time then."""
-        if len(ranges) != 1:
-            return None
-        index, offset, length = ranges[0]
-        try:
-            node = self.fragments.node(pack, index)
-        except UnavailableError:  # the drive has lost this node for good
-            return None
-        return await node.get_soon(fragment_key(pack.id, index), offset, length)
+        """The bytes, if their nodes have them at hand: no need to watch the time then."""
+        parts = []
+        for index, offset, length in ranges:
+            try:
+                node = self.fragments.node(pack, index)
+            except UnavailableError:  # the drive has lost this node for good
+                return None
+            part = await node.get_soon(fragment_key(pack.id, index), offset, length)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read_parts(self, pack: Pack, ranges: Sequence[Range], has_neighbours: bool) -> bytes | None:
         """The ranges, one after the other; None, and it is noted, if one cannot be had."""

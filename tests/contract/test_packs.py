@@ -3,6 +3,8 @@ and with any kind of block index: here on nodes and an index in memory."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +20,14 @@ from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.errors import FencedError, UnavailableError
 from backend.findings import Findings
+from backend.nodes import DirectoryNode, NodeIdentity, initialise_directory_node
+from backend.packs.fragment_format import fragment_key
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_store import PackStore
 from backend.system import THIS_MACHINE
 from backend.upstream import BlockId, SealedBlock
-from tests.contents import content
+from tests.contents import KINDS, content
 from tests.faulty_node import Fault, FaultyNode
 from tests.loops import on_both_loops
 from tests.memory_index import MemoryBlockIndex
@@ -36,7 +40,7 @@ def block(seed: int, size: int = 5000) -> SealedBlock:
     return SealedBlock(BlockId(bytes([seed]) * 32), content("random", size, seed))
 
 
-def cluster(nodes: dict[str, MemoryNode], *drained: str) -> ClusterMap:
+def cluster(nodes: Iterable[str], *drained: str) -> ClusterMap:
     return ClusterMap(1, tuple(ClusterNode(name, name, float(name not in drained)) for name in nodes))
 
 
@@ -133,6 +137,36 @@ async def test_a_slow_node_is_read_around_and_its_late_answer_disturbs_nobody() 
     with anyio.fail_after(10):
         assert await site.read(one) == one.data
     gate.set()
+
+
+def folder_nodes(folder: Path) -> dict[str, DirectoryNode]:
+    """Six of them."""
+    made = [NodeIdentity(f"node{number}", bytes(range(16)), f"zone{number}") for number in range(6)]
+    for each in made:
+        initialise_directory_node(str(folder / each.name), each.drive_id, each.name, each.zone)
+    return {each.name: DirectoryNode(str(folder / each.name), each) for each in made}
+
+
+@on_both_loops
+async def test_ranges_over_several_fragments_are_right_whichever_lack(tmp_path: Path) -> None:
+    """Those of a pack that the page cache has: all; without one that is gone; and one that is cut off."""
+    nodes = folder_nodes(tmp_path)
+    packs = PackStore(nodes, CODEC, cluster(nodes), lambda _pack, _index: None, 60.0)
+    blocks = [SealedBlock(BlockId(bytes([at]) * 32), content(kind, 700_000)) for at, kind in enumerate(KINDS)]
+    data, _ = CODEC.encode(b"p" * 16, blocks)
+    async with anyio.create_task_group() as group:
+        write = await packs.write(group, b"p" * 16, data)
+        await write.ended.wait()
+    pack, size, quarter = write.pack, len(data), -(-len(data) // 4)
+    near = [quarter * number + by for number in range(4) for by in (-1, 0, 1, 4096)]
+    ranges = [(max(start, 0), end) for start in near for end in (*near, size) if max(start, 0) < end]
+    paths = [tmp_path / name / fragment_key(pack.id, index) for index, name in enumerate(pack.nodes)]
+    losses: list[Callable[[], None]] = [lambda: None, paths[1].unlink, lambda: os.truncate(paths[2], 1000)]
+    for lose in losses:
+        lose()
+        for start, end in ranges:
+            packs.reader.forget(pack.id)
+            assert await packs.reader.read_range(pack, start, end - start) == data[start:end]
 
 
 @on_both_loops

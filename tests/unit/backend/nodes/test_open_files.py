@@ -18,11 +18,20 @@ import trio
 from backend.errors import NodeError
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
-from backend.nodes.open_files import FIRST_PAUSE_NS, LONGEST_PAUSE_NS, READ_AHEAD, SOON_MOST, SOON_NS, SPIN_NS
+from backend.nodes.open_files import (
+    FIRST_PAUSE_NS,
+    LONGEST_PAUSE_NS,
+    NOW_MOST,
+    READ_AHEAD,
+    SOON_MOST,
+    SOON_NS,
+    SPIN_NS,
+)
 from backend.nodes.patient import PatientNode
+from tests import contents
 
 IDENTITY = NodeIdentity("node0", bytes(16), "zone0")
-DATA = os.urandom(1 << 20)
+DATA = contents.content("half-compressible", 3 << 20)
 KEY = "packs/aa/fragment"
 
 
@@ -165,11 +174,34 @@ async def test_reads_that_are_slow_together_are_one_reason_to_pause(node: Direct
     assert await waits(node, disk, 30_000), "the second pause was the double of the first, no more"
 
 
-async def test_a_long_read_takes_a_thread_at_once(node: DirectoryNode, disk: Disk) -> None:
+async def test_a_long_read_of_the_disk_takes_a_thread_at_once(node: DirectoryNode, disk: Disk) -> None:
     disk.waits = 1
     length = SOON_MOST + 1
     assert await node.get(KEY, 100_000, length) == DATA[100_000 : 100_000 + length]
     assert disk.threads == 1
+    assert disk.asked == []
+
+
+@pytest.mark.parametrize("length", [1, SOON_MOST, SOON_MOST + 1, 1 << 20, NOW_MOST])
+async def test_what_the_page_cache_has_needs_no_thread(node: DirectoryNode, disk: Disk, length: int) -> None:
+    for start in (0, 4097, len(DATA) - length):
+        assert await node.get(KEY, start, length) == DATA[start : start + length]
+        soon = await node.get_soon(KEY, start, length)
+        assert soon == DATA[start : start + length]
+    assert await node.get_soon(KEY, len(DATA) - length + 1, length) is None
+    assert disk.threads == 0
+
+
+async def test_a_longer_one_takes_a_thread_all_the_same(node: DirectoryNode, disk: Disk) -> None:
+    looks = disk.looks
+    assert await node.get(KEY, 100, NOW_MOST + 1) == DATA[100 : 101 + NOW_MOST]
+    assert (disk.threads, disk.looks) == (1, looks)
+
+
+async def test_a_long_read_of_a_file_that_was_replaced_is_of_the_new_one(node: DirectoryNode) -> None:
+    other = contents.content("log", len(DATA))
+    await node.put(KEY, [other])
+    assert await node.get(KEY, 5, 1 << 20) == other[5 : 5 + (1 << 20)]
 
 
 async def test_the_end_of_a_file_is_not_waited_for(node: DirectoryNode, disk: Disk) -> None:
