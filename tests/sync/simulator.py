@@ -73,9 +73,10 @@ class Device:
         return clone
 
     def reset(self, commit: int) -> None:
-        """As of an earlier commit."""
+        """As of an earlier commit, on a log that has none after it."""
         self.namespace.undo(commit)
         self.unpublished.clear()
+        self.published = [each for each in self.published if each[0] <= commit]
 
     def close(self) -> None:
         self.namespace.close()
