@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 # Tests wait for disks, servers and each other: processors have work if there are more processes. A mount is some more.
 WORKERS := $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
 MOUNT_WORKERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n < 4 ? n : 4)))
+# To collect all tests takes each process longer than to collect those that mount.
+MOUNTING := tests/mount tests/crash/test_batches.py tests/crash/test_kill_mount.py \
+	tests/property/test_mount_model.py tests/unit/tools/test_cli.py
 SERVERS := $(VENV)/servers
 AZURITE := 3.35.0
 AWS_SDK := 3.1169.0
@@ -157,7 +160,7 @@ test: install servers
 	@failed=""; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=40 -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
-	$(BIN)/python -m pytest -n $(MOUNT_WORKERS) --dist loadfile --durations=25 -m "mount and not alone and not soak" \
+	$(BIN)/python -m pytest -n $(MOUNT_WORKERS) --dist loadfile --durations=25 -m "mount and not alone and not soak" $(MOUNTING) \
 		|| failed="$${failed:+$$failed; }the mounted ones"; \
 	$(BIN)/python -m pytest --durations=10 -m "alone and not soak" tests/mount \
 		|| failed="$${failed:+$$failed; }those that run alone"; \

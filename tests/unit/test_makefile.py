@@ -3,6 +3,7 @@ A demo that is mounted is unmounted before anything of it goes."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -114,6 +115,28 @@ def test_no_variable_has_two_meanings() -> None:
     """Recipes are expanded after all is read: the last meaning would count everywhere."""
     names = re.findall(r"^(\w+) *[:?]?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert len(names) == len(set(names))
+
+
+def _marks_mounts(path: Path) -> bool:
+    text = path.read_text()
+    return "pytest.mark.mount" in text and any(
+        ast.unparse(node) == "pytest.mark.mount"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute)
+    )
+
+
+def test_all_tests_that_mount_are_run() -> None:
+    """`make test` collects the mounted tests of the named files and folders only."""
+    asked = [str(MAKE), "-C", str(ROOT), "-n", "-o", "install", "-o", "servers", "test"]
+    recipe = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    command = re.search(r'-m "mount and not alone and not soak" (.*?)\|\|', recipe, re.DOTALL)
+    assert command is not None
+    folder, *files = command[1].replace("\\", "").split()
+    found = [path for path in (ROOT / "tests").rglob("test_*.py") if _marks_mounts(path)]
+    outside = {str(path.relative_to(ROOT)) for path in found if path.parent.name not in ("mount", "soak")}
+    assert folder == "tests/mount"
+    assert outside == set(files)
 
 
 def test_every_tool_is_linked_where_it_is_looked_for(tmp_path: Path) -> None:
