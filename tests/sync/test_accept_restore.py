@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.errors import RollbackError, UsageError, sole
+from backend.errors import AwayError, RollbackError, UsageError, sole
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin
+from cache.blocks import BlockCache
 from cache.local import found
+from cache.rebase import Resolved
+from cache.services import LostHistory
 from tests.contents import KINDS, content
 from tests.crash.moving import NAME, ROOT, log_in, variables
 from tests.crash.moving_back import at_hub, folders_of, in_use_at_hub
@@ -66,8 +69,12 @@ class Machine:
         return [each.name for each in found(folders_of(self.made, drive.drive_id).state)]
 
 
+async def fails(_history: LostHistory, _blocks: BlockCache) -> Resolved:
+    raise AwayError("no answer")
+
+
 def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once; and nothing is done where the hub has all, or what it lost can be handed over."""
+    """Also if the command is interrupted. Nothing is done where what the hub lost can be handed over."""
     place = Restorable(tmp_path)
     with place.serving() as running:
         machine = Machine(running, tmp_path, monkeypatch)
@@ -86,14 +93,19 @@ def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: 
         with pytest.raises(RollbackError):
             machine.write({b"refused": b"4"})
         assert not machine.set_aside()
-        assert drivefs(["accept-restore", machine.source]) == 0
-        assert len(machine.set_aside()) == 1
-        expected = {**LOST, b"before": b"1", b"of the other": b"2", b"instead": b"3"}
+        with monkeypatch.context() as patch:
+            patch.setattr(LostHistory, "bring", fails)
+            with pytest.raises(AwayError):
+                drivefs(["accept-restore", machine.source])
+        (name,) = machine.set_aside()
+        machine.write({b"meanwhile": b"5"})
+        assert drivefs(["accept-restore", "--stale", name, machine.source]) == 0
+        expected = {**LOST, b"before": b"1", b"of the other": b"2", b"instead": b"3", b"meanwhile": b"5"}
         machine.require(expected)
         machine.require(expected, "fourth")
         with pytest.raises(UsageError, match="the hub has all"):
             drivefs(["accept-restore", machine.source])
         with pytest.raises(UsageError, match="nothing of that name was set aside"):
             drivefs(["accept-restore", "--stale", "none", machine.source])
-        assert drivefs(["accept-restore", "--stale", machine.set_aside()[0], machine.source]) == 0
+        assert drivefs(["accept-restore", "--stale", name, machine.source]) == 0
         machine.require(expected, "fifth")
