@@ -228,6 +228,7 @@ class _Assembly:
         )
         retention, environment, notices = self._made_retention(), self._environment, self._notices
         inodes, changes, claims = Inodes(ledger, put_off), self._changes, ContentClaims(ledger, intake)
+        changes.onlookers.append(claims)
         return Parts(
             ledger=ledger,
             trimming=self._local.trimming,

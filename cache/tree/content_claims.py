@@ -22,18 +22,19 @@ from dataclasses import dataclass
 from cache.attributes import CHANGED, CLAIM
 from cache.journal import Ledger
 from cache.namespace import SetXattr
+from cache.sync import Replaced
 from cache.tree.intake import Intake
 
 
 @dataclass(slots=True)
 class ContentWatch:
-    """Whether the watched bytes were changed since."""
+    """Whether the watched bytes were changed since, here or by another device."""
 
     changed: bool = False
 
 
 class ContentClaims:
-    """See the module."""
+    """See the module. An onlooker of the drive's broadcast."""
 
     def __init__(self, ledger: Ledger, intake: Intake) -> None:
         self._namespace = ledger.namespace
@@ -44,8 +45,19 @@ class ContentClaims:
         """The file's bytes are about to change. Raises what accepting an operation raises."""
         if self._namespace.xattr(inode, CLAIM) is not None and self._is_true(inode):
             self._intake.accept(SetXattr(inode, CHANGED, b"", self._intake.now()))
+        self._tell(inode)
+
+    def _tell(self, inode: int) -> None:
         for watch in self._watches.get(inode, ()):
             watch.changed = True
+
+    def before(self) -> None:
+        """See `cache.sync.Onlooker`."""
+
+    def after(self, replaced: Replaced) -> None:
+        """See `cache.sync.Onlooker`: others changed the bytes of these, or removed them."""
+        for inode in replaced.inodes:
+            self._tell(inode)
 
     def _is_true(self, inode: int) -> bool:
         return self._namespace.xattr(inode, CHANGED) is None

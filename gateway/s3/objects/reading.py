@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Final
 
 from cache.drive import Drive
-from cache.errors import UnreadableError
+from cache.errors import StaleError, UnreadableError
 from cache.namespace import Operation
 from cache.services import Join
 from cache.tree import ContentWatch
@@ -196,10 +196,14 @@ class OpenObject:
 
     async def read(self, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
         """The bytes [start, end), which lie inside the object, in pieces of at most 1 MiB. `ChangedError`: a
-        write through the mount changed the content since `open`; what was yielded is of the old one."""
+        write through the mount, or another device, changed the content since `open`; what was yielded is of
+        the old one."""
         for position in range(start, end, PIECE):
             wanted = min(PIECE, end - position)
-            piece = await self._drive.read(self._inode, position, wanted)
+            try:
+                piece = await self._drive.read(self._inode, position, wanted)
+            except StaleError:  # another device removed it
+                piece = b""
             if self._watch.changed or len(piece) != wanted:
                 raise ChangedError("the object was changed while it was sent")
             yield piece
