@@ -95,7 +95,7 @@ class Ledger:
         self.operations: list[bytes] = []
         """of the open commit, encoded"""
         self.operation_bytes = 0
-        self._diverged = False
+        self.has_diverged = False
         self.rebase_synced: trio.Event | None = None
         """while the namespace has a rebase that a power cut can still take from the journal: not saved"""
         self.freed = trio.Condition()
@@ -164,7 +164,7 @@ class Ledger:
 
     def fail_diverged(self) -> None:
         """Journal and namespace differ: nothing more is accepted or saved."""
-        self._diverged = True
+        self.has_diverged = True
         self.journal.fail("holds a change that the namespace could not take")
 
     def remember(self, encoded: bytes) -> None:
@@ -375,7 +375,7 @@ class Ledger:
         """Commit the namespace's changes together with the journal position that they reflect; nothing as
         long as a rebase is not synced.
         `NoSpaceLeftError`, `InputOutputError`: nothing is lost, may be called again."""
-        if self._diverged:
+        if self.has_diverged:
             raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
         if self.rebase_synced is not None:
             return

@@ -27,7 +27,7 @@ from backend.errors import AwayError, BlocksMissingError, ConflictError, DriveEr
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
-from cache.errors import DriveFullError, FileSystemError
+from cache.errors import DriveFullError, FileSystemError, InputOutputError
 from cache.journal import Layer, Ledger, PendingCommit, Trimming
 from cache.namespace import CommitWriter, MalformedError, OutOfDateError, SetWriter
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
@@ -195,6 +195,7 @@ class Publisher:
     async def _go_over(self) -> None:
         """As of `follow`; the caller fences."""
         assert self._rebase is not None
+        self._require_whole()
         losses = self._contact.losses
         await self._ask_for_blocks()
         self._built = None
@@ -209,6 +210,12 @@ class Publisher:
             self.wake()
         self._check_device()
         self._heard_after = losses
+
+    def _require_whole(self) -> None:
+        """`InputOutputError` if the journal holds a change that the namespace lacks: there is no telling what
+        a commit would say, or what becomes of it by others'."""
+        if self._ledger.has_diverged:
+            raise InputOutputError("a change that the journal holds is not shown here: mount again")
 
     def _check_device(self) -> None:
         """Everybody else would take a commit of a device that was revoked for damage of the log."""
@@ -258,6 +265,7 @@ class Publisher:
             )
 
     async def _publish(self, everything: bool) -> None:
+        self._require_whole()
         is_shared = self._rebase is not None
         if is_shared and self._ledger.unpublished and self._heard_after != self._contact.losses:
             await self._go_over()
