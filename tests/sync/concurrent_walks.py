@@ -155,14 +155,16 @@ async def _check(world: World, count: int) -> None:
         devices = [await stack.enter_async_context(world.hub.device(1 + each)) for each in range(count)]
         found = await same_everywhere(world.hub, *devices)
         for drive in devices:
-            _check_namespace(drive)
+            await _check_namespace(drive)
     world.kept.check_all(found)
     upstream.collect(0)
     async with world.hub.device(50) as another:
         assert await tree(another) == found
 
 
-def _check_namespace(drive: Drive) -> None:
+async def _check_namespace(drive: Drive) -> None:
+    while (synced := drive.ledger.rebase_synced) is not None:
+        await synced.wait()  # nothing is saved before
     drive.ledger.save()
     connection = drive.ledger.namespace.synced_connection()
     found = [*breaches(connection, published=not drive.ledger.unpublished)]
