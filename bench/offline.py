@@ -2,9 +2,9 @@
 
 A drive of N files is on a hub in memory. One device makes N changes without the hub, half of them to files
 that others change, half new files. Another one, which waits for no fsync, publishes N commits meanwhile.
-Then the first one follows. Its journal is as large as by default: at its limit each change would wait for
-seconds. Printed are how long the following takes, how long a call of the device waits at most, and the memory
-of the whole process, in which are both devices and the hub.
+Then the first one follows, while it makes more files. Its journal is as large as by default: at its limit
+each change would wait for seconds. Printed are how long the following takes, how long a call and a change of
+the device wait at most, and the memory of the whole process, in which are both devices and the hub.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ async def measure(folder: Path, files: int, changes: int) -> None:
 
 
 async def come_back(drive: Drive) -> None:
-    """Follow, while somebody asks for attributes all the time."""
+    """Follow, while somebody asks for attributes all the time, and somebody makes files."""
     waits: list[float] = []
+    changes: list[float] = []
 
     async def ask() -> None:
         while True:
@@ -79,13 +80,23 @@ async def come_back(drive: Drive) -> None:
             drive.attributes(ROOT_INODE)
             waits.append(time.perf_counter() - began - PAUSE)
 
+    async def change() -> None:
+        folder = (await drive.make_node(ROOT_INODE, b"late", S_IFDIR | 0o755, 0, 0, 0)).inode
+        while True:
+            began = time.perf_counter()
+            await trio.sleep(PAUSE)
+            await make_file(drive, b"l%d" % len(changes), b"late", folder)
+            changes.append(time.perf_counter() - began - PAUSE)
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
+        nursery.start_soon(change)
         began = time.perf_counter()
         await drive.publisher.follow()
         print(f"rebased in        {time.perf_counter() - began:8.2f} s", flush=True)
         nursery.cancel_scope.cancel()
     print(f"a call waited for {max(waits):8.2f} s at most", flush=True)
+    print(f"a change waited   {max(changes):8.2f} s at most, of {len(changes)}", flush=True)
 
 
 async def fill(drive: Drive, files: int) -> None:

@@ -340,7 +340,7 @@ class Drive:
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.put_off.any_unused:
                 seen = self.tick(seen)
-            if self.intake.is_writable and not self.ledger.standing.is_still:
+            if self.intake.is_writable and not self.ledger.standing.is_aside:
                 with self._going_on():
                     self._mass_deletions.look()
                     if self._versions is not None:
@@ -353,8 +353,9 @@ class Drive:
         with self._going_on():
             self.put_off.delete_unused()
             accepted = self.ledger.accepted
-            self.ledger.save()
-            seen = accepted
+            if not self.ledger.standing.is_aside:  # to write the database would end what is made aside
+                self.ledger.save()
+                seen = accepted
         return seen
 
     @contextmanager

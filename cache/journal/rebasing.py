@@ -3,8 +3,10 @@
 Invariants:
 1. Between taking back what is unpublished and having the new operations applied nothing else is accepted,
    saved or awaited. A large rebase is made on a shadow of the namespace, in a thread: the namespace shows the
-   state from before until the shadow takes its place. Changes wait. If one was accepted all the same, or a
-   file opened that mattered, the shadow is dropped and the rebase made anew, without a pause.
+   state from before until the shadow takes its place, and takes changes. These are the tail: at the end they
+   are made on the shadow, too (`cache.rebase.tail`). If they touch what is not the same there, or a file was
+   opened that mattered, or the database written, the shadow is dropped. Then another is made while changes
+   wait, and at last one rebase without a pause.
 2. A REBASED record says all of it: the published state, the operations that take the place of all that was
    not published, and where dirty content went. A kill before it is as if nothing had begun; a kill after it
    goes on from it. FOLLOWED records before it have the commits up to that state, so nobody need be asked for
@@ -17,7 +19,8 @@ Event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,13 +35,21 @@ from backend.upstream import Head
 from cache.errors import FileSystemError, JournalLostError
 from cache.journal.format import MAX_REBASED, Rebased, RecordType, encode_followed, encode_rebased
 from cache.journal.ledger import Ledger
-from cache.namespace import DisplacedError, Namespace, Shadow, encode
-from cache.rebase import Device, Resolved, take_up
+from cache.namespace import DisplacedError, Namespace, Shadow, decode, encode
+from cache.rebase import Device, OvertakenError, Resolved, Tail, take_up
+
+log = logging.getLogger(__name__)
 
 Spool = Sequence[tuple[bytes, Buffer]]
 """The payloads of FOLLOWED records."""
 LEAST_ROOM: Final = 4096
 """Bytes, for a rebase of little."""
+FEW_CHANGES: Final = 64
+"""Changes that are made on a shadow without a pause."""
+ROUNDS: Final = 8
+"""So often the changes are taken that came meanwhile, before all that are left are taken without a pause."""
+NUMBERS: Final = 1 << 16
+"""Inode numbers that are left to the changes that go on."""
 
 ASIDE: Final = declare(
     "rebase.aside",
@@ -75,13 +86,26 @@ class Rebasing:
     is_aside: bool
 
 
-@dataclass(frozen=True, slots=True)
 class _Made:
-    """A rebase that a shadow holds: the answer, its operations encoded, and the record that says it."""
+    """A rebase that a shadow holds, on commits up to `head`: the answer, its operations encoded with those of
+    the tail that it took, and the record that says all of it."""
 
-    resolved: Resolved
-    encoded: list[bytes]
-    record: bytes
+    def __init__(self, head: Head, resolved: Resolved, tail: Tail) -> None:
+        self._head = head
+        self.resolved = resolved
+        self._tail = tail
+        self.encoded = [encode(operation) for operation in resolved.operations]
+        self.record = self._recorded()
+
+    def _recorded(self) -> bytes:
+        return _record(self._head, self.encoded, self.resolved)
+
+    def take(self, encoded: Sequence[bytes], written: Collection[int]) -> None:
+        """As of `Tail.take`."""
+        self._tail.take([decode(each) for each in encoded], written)
+        if encoded:
+            self.encoded += encoded
+            self.record = self._recorded()
 
 
 async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
@@ -94,7 +118,10 @@ async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     spool = await trio.to_thread.run_sync(making) if rebasing.is_aside else making()
     lengths = [sum(map(len, payload)) for payload in spool]
     ledger.journal.make_room([*lengths, _likely_size(ledger)], ledger.namespace.commit)
-    resolved = await _rebase_aside(ledger, rebasing, spool) if rebasing.is_aside else None
+    resolved: Resolved | None = None
+    if rebasing.is_aside:
+        resolved = await _rebase_aside(ledger, rebasing, spool, is_still=False)
+        resolved = resolved or await _rebase_aside(ledger, rebasing, spool, is_still=True)
     if resolved is None:
         resolved = _rebase_at_once(ledger, rebasing, spool)
     await sync_rebase(ledger)
@@ -142,35 +169,75 @@ def _rebase_at_once(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Resolve
     return resolved
 
 
-async def _rebase_aside(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Resolved | None:
-    """As `rebase`, with calls that go on meanwhile. None: there was something in the way, and nothing has
-    changed."""
-    shadow, begun = _shadow(ledger), ledger.journal.end
+async def _rebase_aside(
+    ledger: Ledger, rebasing: Rebasing, spool: Spool, *, is_still: bool
+) -> Resolved | None:
+    """As `rebase`, with calls that go on meanwhile, and changes unless `is_still`. None: there was something
+    in the way, and nothing has changed."""
+    shadow, accepted = _shadow(ledger), _Accepted(ledger)
     if shadow is None:
         return None
     held = _Answers(rebasing.held, shadow.check)
     device = Device(ledger.dirty.inodes(), held, rebasing.host, rebasing.becomes)
     try:
-        with ledger.standing.still():
+        with ledger.standing.aside(is_still=is_still):
             making = partial(_make, shadow, rebasing, device)
             made = await trio.to_thread.run_sync(partial(shadow.run, making))
             ledger.failpoints.reached(ASIDE)
-            is_same = ledger.namespace.is_as_shadowed(shadow) and ledger.journal.end == begun
-            if not (is_same and held.still_hold()):
+            await _catch_up(shadow, made, accepted)
+            shadow.run(partial(made.take, *accepted.take()))
+            if not held.still_hold():
                 return None
             _take_place(ledger, rebasing, spool, shadow, made)
             return made.resolved
-    except DisplacedError:
+    except (DisplacedError, OvertakenError) as error:
+        log.debug("a rebase is made anew: %s", error)
         return None
     finally:
         shadow.give_way()
+
+
+async def _catch_up(shadow: Shadow[Namespace], made: _Made, accepted: _Accepted) -> None:
+    """Have the shadow take the tail, but for the last short one, or one that comes as fast as that."""
+    for _ in range(ROUNDS):
+        if accepted.count <= FEW_CHANGES:
+            return
+        taking = partial(made.take, *accepted.take())
+        await trio.to_thread.run_sync(partial(shadow.run, taking))
+
+
+class _Accepted:
+    """What the ledger accepts from now on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._operations = ledger.operations
+        self._taken, self._written = len(ledger.operations), ledger.dirty.inodes()
+
+    @property
+    def count(self) -> int:
+        """Changes that were not taken yet."""
+        return len(self._operations) - self._taken + len(self._new())
+
+    def _new(self) -> set[int]:
+        return self._ledger.dirty.inodes() - self._written
+
+    def take(self) -> tuple[list[bytes], set[int]]:
+        """The operations, encoded, and the inodes that were written since the last call, and not before.
+        `OvertakenError`: a commit was cut, or taken back."""
+        if self._ledger.operations is not self._operations:
+            raise OvertakenError("a commit was cut")
+        operations, written = self._operations[self._taken :], self._new()
+        self._taken += len(operations)
+        self._written |= written
+        return operations, written
 
 
 def _shadow(ledger: Ledger) -> Shadow[Namespace] | None:
     """One of the present state. None: it cannot be made now, as where the disk is full."""
     try:
         ledger.save()
-        return ledger.namespace.shadow()
+        return ledger.namespace.shadow(NUMBERS)
     except (DriveError, FileSystemError):
         return None
 
@@ -205,7 +272,7 @@ def _make(shadow: Shadow[Namespace], rebasing: Rebasing, device: Device) -> _Mad
     for operation in resolved.operations:
         shadow.check()
         namespace.apply(operation)
-    return _Made(resolved, *_recorded(head, resolved))
+    return _Made(head, resolved, Tail(shadow.before, namespace, resolved.changed))
 
 
 def _take_place(
@@ -254,10 +321,9 @@ def _take_up(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     return resolved
 
 
-def _recorded(head: Head, resolved: Resolved) -> tuple[list[bytes], bytes]:
-    """The operations encoded, and the REBASED record of them."""
-    encoded = [encode(operation) for operation in resolved.operations]
-    return encoded, encode_rebased(Rebased(head.number, head.hash, tuple(encoded), resolved.moved))
+def _record(head: Head, encoded: Sequence[bytes], resolved: Resolved) -> bytes:
+    """The REBASED record of these operations."""
+    return encode_rebased(Rebased(head.number, head.hash, tuple(encoded), resolved.moved))
 
 
 def _journal(ledger: Ledger, spool: Spool, record: bytes) -> int:
@@ -272,8 +338,8 @@ def _journal(ledger: Ledger, spool: Spool, record: bytes) -> int:
 
 def _go_on(ledger: Ledger, resolved: Resolved, spool: Spool) -> None:
     """Journal the commits and what was resolved, and apply that."""
-    encoded, record = _recorded(ledger.head, resolved)
-    position = _journal(ledger, spool, record)
+    encoded = [encode(operation) for operation in resolved.operations]
+    position = _journal(ledger, spool, _record(ledger.head, encoded, resolved))
     for operation in resolved.operations:
         ledger.namespace.apply(operation)
     ledger.dirty.rebase(resolved.moved)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final
 
 from backend.errors import CorruptError, ReadOnlyError
@@ -31,7 +32,7 @@ from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Ope
 from cache.namespace.points import PointStore
 from cache.namespace.reducer import reduce
 from cache.namespace.refusals import OutOfDateError
-from cache.namespace.row_store import RowStore, insert
+from cache.namespace.row_store import RowStore, insert, merged
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
     DentryRow,
@@ -101,8 +102,6 @@ class Namespace:
         self.path = path
         self.read_only = read_only
         self._environment = environment
-        self._shadowed: tuple[State, int] | None = None
-        """as it was when the last shadow was made"""
         self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
         self._file = NamespaceFile(path, (uid, gid, time_ns), environment, read_only=read_only)
         self._open(device)
@@ -209,14 +208,17 @@ class Namespace:
     def entries(self, parent: int, after_cookie: int, limit: int) -> list[DentryRow]:
         """At most `limit` names with cookies above `after_cookie`, in the order of cookies. A name that
         stays throughout a listing is in it exactly once, whatever comes and goes."""
-        self._rows.write_entries()
-        found = self._connection.execute(_ENTRIES, (parent, after_cookie, limit))
-        return [DentryRow(*row) for row in found]
+        unwritten = self._rows.unwritten(parent)
+        found = self._connection.execute(_ENTRIES, (parent, after_cookie, limit + len(unwritten)))
+        rows = merged(found, unwritten, lambda row: row.cookie > after_cookie, attrgetter("cookie"))
+        return rows[:limit]
 
     def entries_by_name(self, parent: int, start: bytes, end: bytes, limit: int) -> list[DentryRow]:
         """At most `limit` names in [start, end), in the order of bytes."""
-        self._rows.write_entries()
-        return [DentryRow(*row) for row in self._connection.execute(_NAMES, (parent, start, end, limit))]
+        unwritten = self._rows.unwritten(parent)
+        found = self._connection.execute(_NAMES, (parent, start, end, limit + len(unwritten)))
+        rows = merged(found, unwritten, lambda row: start <= row.name < end, attrgetter("name"))
+        return rows[:limit]
 
     def xattr(self, inode: int, name: bytes) -> bytes | None:
         """The value of an extended attribute, or None."""
@@ -328,37 +330,42 @@ class Namespace:
         self._load_head()
         self._state, self._rows.commit = replace(savepoint.state), savepoint.commit
 
-    def shadow(self) -> Shadow[Namespace] | None:
-        """One that begins as this one is (`cache.namespace.shadow`). None: not all of it is saved."""
-        if not self._is_saved:
+    def shadow(self, apart: int = 0) -> Shadow[Namespace] | None:
+        """One that begins as this one is (`cache.namespace.shadow`), and does not give the next `apart` inode
+        numbers, which this one may. None: not all of it is saved."""
+        if not self._rows.is_clean or self._connection.in_transaction:
             return None
+        twin, before = self._beside(), self._beside()
+        twin._state.next_inode += apart
+
+        def close() -> None:
+            twin._connection.close()
+            before._connection.close()
+
+        shadow = Shadow(twin, before, twin._connection.interrupt, close)
+        self._rows.before_transaction = shadow.give_way
+        return shadow
+
+    def _beside(self) -> Namespace:
+        """Another one on the same database."""
         twin = copy(self)
-        twin._connection = connection = self._file.open_beside()
+        twin._connection = self._file.open_beside()
         with sqlite_errors(self.path):
             try:
                 twin._load(self.device)
             except BaseException:
-                connection.close()
+                twin._connection.close()
                 raise
-        shadow = Shadow(twin, connection.interrupt, connection.close)
-        self._rows.before_transaction = shadow.give_way
-        self._shadowed = replace(self._state), self.commit
-        return shadow
-
-    @property
-    def _is_saved(self) -> bool:
-        return self._rows.is_clean and not self._connection.in_transaction
-
-    def is_as_shadowed(self, shadow: Shadow[Namespace]) -> bool:
-        """Whether nothing has changed here since `shadow` was made."""
-        return shadow.is_there and self._is_saved and self._shadowed == (self._state, self.commit)
+        return twin
 
     def take_place(self, shadow: Shadow[Namespace]) -> None:
-        """Be what `shadow` has become (`is_as_shadowed`). On disk with the next `save`."""
-        before = self._connection
+        """Be what `shadow` has become, which is there still. On disk with the next `save`."""
+        before, given = self._connection, self._state.next_inode
         shadow.is_there = False
         self.__dict__.update(shadow.namespace.__dict__)
+        self._state.next_inode = max(given, self._state.created + 1)
         before.close()
+        shadow.before._connection.close()
 
     def _forget(self) -> None:
         self._rows.forget()

@@ -15,7 +15,7 @@ Invariants (event loop thread only, nothing here awaits):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
@@ -60,6 +60,21 @@ _PUT_PAST_DENTRY: Final = insert("past_dentry", (*DENTRY_COLUMNS, "died"))
 _PUT_META: Final = insert("meta", ("key", "value"))
 _GET_INODE: Final = f"SELECT {', '.join(INODE_COLUMNS)} FROM inode WHERE inode = ?"
 _GET_DENTRY: Final = f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND name = ?"
+
+
+def merged(
+    found: Iterable[tuple[Any, ...]],
+    unwritten: Mapping[bytes, DentryRow | None],
+    is_wanted: Callable[[DentryRow], bool],
+    order: Callable[[DentryRow], Any],
+) -> list[DentryRow]:
+    """The rows that SQL found, in that order, with those that are wanted of `RowStore.unwritten`."""
+    rows = [DentryRow(*row) for row in found]
+    if unwritten:
+        rows = [row for row in rows if row.name not in unwritten]
+        rows += [row for row in unwritten.values() if row is not None and is_wanted(row)]
+        rows.sort(key=order)
+    return rows
 
 
 def _nobody() -> None:
@@ -284,6 +299,13 @@ class RowStore:
             remove = "DELETE FROM dentry WHERE parent = ? AND name = ?"
             self._write_table(remove, _PUT_DENTRY, rows, dentry_values, tuple)
             self.entries.dirty = {}
+
+    def unwritten(self, parent: int) -> dict[bytes, DentryRow | None]:
+        """By name in that directory, the rows that SQL does not know (None: removed), as long as it is not to
+        be written because of somebody beside this one. Else brings names into the open transaction: none."""
+        if self.before_transaction is _nobody:
+            self.write_entries()
+        return {name: row for (folder, name), row in self.entries.dirty.items() if folder == parent}
 
     def _write_table(
         self,

@@ -5,8 +5,9 @@ Invariants:
 1. A shadow begins as what its original has saved, and its changes are in a transaction that is not committed:
    SQLite shows the original none of them. A shadow that ends before its time has changed nothing.
 2. A database has one writer. While there is a shadow that is the shadow; an original that is to be written
-   ends it first (`give_way`).
-3. A shadow takes the original's place (`Namespace.take_place`) if nothing has changed there since.
+   ends it first (`give_way`). Rows of the original that change meanwhile stay in memory.
+3. A shadow takes the original's place (`Namespace.take_place`), whose rows in memory are dropped. The shadow
+   has to have what changed there.
 
 `run` is for one thread at a time, all else for the event-loop thread.
 """
@@ -26,11 +27,14 @@ class DisplacedError(Exception):
 
 
 class Shadow(Generic[Twin]):
-    """See the module. `namespace`: the shadow's. `interrupt` has its SQL end soon, and may be called at any
-    time; `close` ends its transaction."""
+    """See the module. `namespace`: the shadow's; `before`: as it began, to be read. `interrupt` has its SQL
+    end soon, and may be called at any time; `close` ends its transaction."""
 
-    def __init__(self, namespace: Twin, interrupt: Callable[[], None], close: Callable[[], None]) -> None:
+    def __init__(
+        self, namespace: Twin, before: Twin, interrupt: Callable[[], None], close: Callable[[], None]
+    ) -> None:
         self.namespace = namespace
+        self.before = before
         self._interrupt = interrupt
         self._close = close
         self._working = Lock()

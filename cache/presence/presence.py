@@ -138,7 +138,10 @@ class Presence:
     # This device
 
     async def _show(self) -> None:
-        """Show the activities of this device, if they are others than those shown, or are to be renewed."""
+        """Show the activities of this device, if they are others than those shown, or are to be renewed. Not
+        while a rebase is made aside: to look for names writes the database, which would end it."""
+        if self._ledger.standing.is_aside:
+            return
         try:
             with trio.fail_after(PATIENCE), sqlite_errors(self._ledger.namespace.path):
                 self._look_here()

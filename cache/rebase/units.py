@@ -56,14 +56,14 @@ class Units:
     def _is_unit(self, base: Key) -> bool:
         """Whether there is a database, and a companion, on either side, and all are files of one name."""
         views = (self._s.base, self._s.local, self._s.head)
-        found = [{view.entry(key): view for view in views if view.entry(key)} for key in _members(base)]
+        found = [{view.entry(key): view for view in views if view.entry(key)} for key in members(base)]
         rows = [view.inode(inode) for each in found for inode, view in each.items()]
         are_files = all(row is not None and row.is_regular and row.nlink == 1 for row in rows)
         return are_files and bool(found[0]) and any(found[1:])
 
     def _is_same(self, base: Key) -> bool:
         """Whether the unit is the same here and there."""
-        for key in _members(base):
+        for key in members(base):
             mine, there = self._s.local.entry(key), self._s.head.entry(key)
             if bool(mine) != bool(there):
                 return False
@@ -76,8 +76,8 @@ class Units:
     def _inodes(self, base: Key) -> set[int]:
         """The local files of the unit, and those that this device removed from it. One that it moved away is
         a file of its own."""
-        mine = {self._s.local.entry(key) for key in _members(base)}
-        was = {self._s.base.entry(key) for key in _members(base)}
+        mine = {self._s.local.entry(key) for key in members(base)}
+        was = {self._s.base.entry(key) for key in members(base)}
         return (mine | {inode for inode in was if not is_alive(self._s.local, inode)}) - {0}
 
     def place(self) -> None:
@@ -85,7 +85,7 @@ class Units:
         for folder, name in self._apart:
             base = self._placing.number_of(folder), name
             self._plan.decide(Row.UNIT, self._s.local.entry((folder, name)), base)
-            is_taken = any(self._plan.entry(self._s.head, key) for key in _members(base))
+            is_taken = any(self._plan.entry(self._s.head, key) for key in members(base))
             is_version = is_taken and self._placing.is_quiet(base)
             if is_taken and not is_version:
                 base = self._placing.free_unit(base, self._newest((folder, name)), _ENDINGS)
@@ -97,7 +97,7 @@ class Units:
 
     def _newest(self, base: Key) -> int:
         """The time of the newest content of the unit on this device."""
-        rows = [self._s.local.inode(self._s.local.entry(key)) for key in _members(base)]
+        rows = [self._s.local.inode(self._s.local.entry(key)) for key in members(base)]
         return max((row.mtime_ns for row in rows if row is not None), default=0)
 
     def _place_one(self, inode: int, key: Key, name: bytes, *, is_version: bool) -> None:
@@ -119,5 +119,6 @@ def base_of(name: bytes) -> bytes:
     return name.removesuffix(ending)
 
 
-def _members(base: Key) -> list[Key]:
+def members(base: Key) -> list[Key]:
+    """The names of a unit, that of the database first."""
     return [(base[0], base[1] + ending) for ending in _ENDINGS]

@@ -247,12 +247,12 @@ class RetentionKeeper:
     async def _forget(self) -> bool:
         """Remove the rows of points that are gone; whether there were any."""
         found = False
-        await self._ledger.standing.moving()
+        await self._ledger.standing.alone()
         while self._ledger.namespace.points.forget_some(ROWS):
             found = True
             self._environment.failpoints.reached(FORGETTING)
             await trio.lowlevel.checkpoint()
-            await self._ledger.standing.moving()
+            await self._ledger.standing.alone()
         if found:
             self._ledger.save()
         return found

@@ -76,7 +76,7 @@ class PutOff:
     def delete_unused(self) -> None:
         """Delete the inodes that were let go of without a name, many at once: called soon after, and before a
         cut. Some may have been found again meanwhile. Where the disk is short of room, only a few."""
-        if self._unused and not self._ledger.standing.is_still:
+        if self._unused and not self._ledger.standing.is_aside:
             most = FEW if self._trimming.is_tight else len(self._unused)
             waiting = list(islice(self._unused, most))
             unused = [inode for inode in waiting if self._is_unused(inode)]

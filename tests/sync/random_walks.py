@@ -207,9 +207,12 @@ def walk(
             if random.random() < 0.4:
                 settle([*writers, *copies], log)
         settle([*writers, *copies], log)
-        for device in (*writers, *copies):
-            device.close_files()
-        settle([*writers, *copies], log)
+        is_open = True
+        while is_open:
+            for device in (*writers, *copies):
+                device.close_files()
+            settle([*writers, *copies], log)
+            is_open = any(device.opened for device in (*writers, *copies))
         check_replicas([*writers, *copies], replay, log)
         check_sound(replay, 1)
     finally:

@@ -10,7 +10,7 @@ from stat import S_IFREG
 import pytest
 
 from cache.namespace import DisplacedError, Namespace, Shadow
-from cache.namespace.operations import ROOT_INODE, Create, Pin, SetAttributes
+from cache.namespace.operations import ROOT_INODE, Create, Pin, Rename, SetAttributes, Unlink
 
 PATIENCE = 60
 
@@ -46,10 +46,10 @@ def test_what_is_done_to_a_shadow_is_not_seen(original: Namespace) -> None:
     shadow.namespace.apply(create(shadow.namespace, b"b"))
     assert names(shadow.namespace) == [b"b"]
     assert names(original) == [b"a"]
-    assert original.is_as_shadowed(shadow)
+    assert shadow.is_there
     shadow.give_way()
     assert names(original) == [b"a"]
-    assert not original.is_as_shadowed(shadow)
+    assert not shadow.is_there
 
 
 def test_a_shadow_that_takes_the_place_is_saved_as_any_state(original: Namespace) -> None:
@@ -75,19 +75,43 @@ def test_what_is_not_saved_has_no_shadow(original: Namespace) -> None:
     shadow_of(original).give_way()
 
 
-def test_a_change_is_noticed(original: Namespace) -> None:
-    for change in (lambda: create(original, b"b"), lambda: SetAttributes(ROOT_INODE, uid=5)):
-        shadow = shadow_of(original)
-        original.apply(change())
-        assert not original.is_as_shadowed(shadow)
-        original.save(original.journal_position() + 1)
-
-
-def test_a_number_that_was_given_is_a_change(original: Namespace) -> None:
+def test_names_that_change_beside_a_shadow_are_listed_and_end_nothing(original: Namespace) -> None:
+    for name in (b"e", b"c", b"d"):
+        original.apply(create(original, name))
+    original.save(2)
     shadow = shadow_of(original)
-    original.allocate_inode()
-    assert not original.is_as_shadowed(shadow)
-    shadow.give_way()
+    shadow.run(lambda: shadow.namespace.undo(0))
+    inode = {name: original.entry(ROOT_INODE, name) for name in (b"a", b"c")}
+    assert inode[b"a"] is not None
+    assert inode[b"c"] is not None
+    original.apply(Unlink(ROOT_INODE, b"c", inode[b"c"].inode, 2))
+    original.apply(create(original, b"b"))
+    original.apply(Rename(ROOT_INODE, b"a", ROOT_INODE, b"f", inode[b"a"].inode, 0, False, 2))
+    assert names(original) == [b"e", b"d", b"b", b"f"]
+    found, cookie = [], 0
+    while page := original.entries(ROOT_INODE, cookie, 1):
+        found += [row.name for row in page]
+        cookie = page[-1].cookie
+    assert found == names(original)
+    by_name = original.entries_by_name(ROOT_INODE, b"b", b"f", 2)
+    assert [row.name for row in by_name] == [b"b", b"d"]
+    assert shadow.is_there
+    assert names(shadow.before) == [b"a", b"e", b"c", b"d"]
+    original.save(3)
+    with pytest.raises(DisplacedError):
+        shadow.check()
+    assert names(original) == [b"e", b"d", b"b", b"f"]
+
+
+def test_a_number_is_given_once(original: Namespace) -> None:
+    shadow = original.shadow(2)
+    assert shadow is not None
+    given = [original.allocate_inode(), original.allocate_inode()]
+    shadow.namespace.apply(create(shadow.namespace, b"b"))
+    made = shadow.namespace.entry(ROOT_INODE, b"b")
+    assert made is not None
+    original.take_place(shadow)
+    assert len({*given, made.inode, original.allocate_inode()}) == 4
 
 
 def test_an_original_that_is_written_ends_its_shadow(original: Namespace) -> None:
