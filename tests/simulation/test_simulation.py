@@ -1,5 +1,4 @@
-"""The log and the lease under everything at once: a sample of seeds. `make soak` has two thousand,
-these among them."""
+"""The log and the lease under everything at once: a sample of seeds. `make soak` goes on from there."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from tests.simulation.world import FAULTS
 
 pytestmark = pytest.mark.logs_warnings
 
-SEEDS = range(6)
+SEEDS = range(12)
 CHANGING = range(12, 20)
 
 

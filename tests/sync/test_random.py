@@ -1,5 +1,4 @@
-"""Several devices that do anything converge, and lose nothing: a hundred seeds of two devices, and of three.
-tests/soak/test_rebase_simulation.py begins with the same seeds, and has 100,000."""
+"""Several devices that do anything converge, and lose nothing: a thousand seeds. More: tests/soak."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.sync.random_walks import prepared, walk
 
-SEEDS: Final = 10
+SEEDS: Final = 50
 """In each test."""
 BATCHES: Final = 10
 
