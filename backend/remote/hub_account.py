@@ -51,7 +51,7 @@ class SealedDevice(NamedTuple):
 class SealedDrive(NamedTuple):
     """A drive; name and key are sealed. `bytes`: that it takes; `is_importing`: it is being moved to the
     hub, or from it (`has_left`: and is open on its nodes, `is_leaving`: and is open nowhere). `nodes`: the id
-    of those that its newest mover named; empty: none has."""
+    of those that its newest mover named; empty: none has, or the hub is an older one, which does not say."""
 
     uuid: bytes
     sealed: bytes
@@ -167,7 +167,7 @@ class HubAccount:
                 row.get("importing") is True,
                 row.get("departure") == 1,
                 row.get("departure") == 2,
-                _octets(row, "nodes"),
+                _octets(row, "nodes") if "nodes" in row else b"",
             )
             for row in _rows(answer, "drives", MAX_DRIVES)
         ]

@@ -4,6 +4,7 @@ logged in to. The name is sealed under the account root, so the search is made h
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,8 @@ from tools.hub.opening import DriveAtHub
 PATIENCE: Final = 10.0
 """Seconds within which the hub has to list the drives: this machine remembers them."""
 _SHOWN: Final = 10
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,19 @@ class HubDrives:
         opened, _ = _opened(AccountKeys(self.login.account_root), listed)
         for uuid, drive in opened.items():
             if drive.name == self._address.name:
-                why = _why_closed(closed[uuid], self._begun_to(uuid))
+                why = _why_closed(closed[uuid], self._begun_to(closed[uuid]))
                 raise UsageError(f"{self._address.source}: {why}")
 
-    def _begun_to(self, uuid: bytes) -> str:
-        """The folder to which this machine has begun to move that drive, for people."""
-        state = places.state_folder(uuid.hex(), None, self._variables)
-        move = BegunMoves(Path(state)).load()
-        return "FOLDER" if move is None else shlex.quote(move.folder)
+    def _begun_to(self, row: SealedDrive) -> str:
+        """The folder to which this machine has begun to move that drive, for people. A note of another move,
+        or one that cannot be read, names none."""
+        state = places.state_folder(row.uuid.hex(), None, self._variables)
+        try:
+            move = BegunMoves(Path(state)).load()
+        except (CorruptError, FormatError, OSError) as error:
+            log.warning("%s", error)
+            return "FOLDER"
+        return "FOLDER" if move is None or move.nodes != row.nodes else shlex.quote(move.folder)
 
     def known(self) -> DriveAtHub:
         """The same as this machine knows it; the hub is not asked. `NotFoundError`."""

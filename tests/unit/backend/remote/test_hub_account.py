@@ -84,10 +84,19 @@ async def test_nothing_may_be_left_out_or_be_another_thing(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "row"), [("devices", DEVICE), ("drives", DRIVE)])
 async def test_a_row_is_whole_or_refused(name: str, row: dict[str, Any]) -> None:
-    for field in row.keys() - {"revoked"}:
+    """A hub of before moves to nodes says no `nodes`: it has heard of none."""
+    for field in row.keys() - {"revoked", "nodes"}:
         rest = {key: value for key, value in row.items() if key != field}
         with pytest.raises(CorruptError):
             await CALLS[name](account({name: [row, rest]}))
+
+
+async def test_nodes_that_are_none_are_refused() -> None:
+    (drive,) = await account({"drives": [DRIVE]}).drives()
+    assert drive.nodes == b""
+    for value in (None, 5, "zz", "ab" * 5000):
+        with pytest.raises(CorruptError):
+            await account({"drives": [DRIVE | {"nodes": value}]}).drives()
 
 
 async def test_no_list_is_without_an_end() -> None:

@@ -33,6 +33,8 @@ class Listing:
         self.rows: list[ListedDrive] = []
         self.is_importing = False
         self.departure = 0
+        self.nodes: bytes | None = b""
+        """None: a hub that is older than this does not say"""
         self.status = 200
         self.body: bytes | None = None
         self.speaks = threading.Event()
@@ -60,7 +62,8 @@ class Listing:
 
     def answer(self) -> bytes:
         drives = [
-            {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0, "nodes": ""}
+            {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0}
+            | ({} if self.nodes is None else {"nodes": self.nodes.hex()})
             for row in self.rows
         ]
         if self.is_importing:
@@ -120,7 +123,7 @@ def test_who_has_begun_to_move_it_is_told_which_folder_settles_that(
     hub: Listing, variables: dict[str, str]
 ) -> None:
     hub.add("photos")
-    hub.is_importing, hub.departure = True, 1
+    hub.is_importing, hub.departure, hub.nodes = True, 1, bytes(16)
     with pytest.raises(UsageError, match="--undo FOLDER settles it"):
         found(hub, variables, "photos", [])
     state = Path(places.state_folder(hub.rows[0].uuid.hex(), None, variables))
@@ -129,6 +132,28 @@ def test_who_has_begun_to_move_it_is_told_which_folder_settles_that(
     BegunMoves(state).keep(move)
     with pytest.raises(UsageError, match="--undo '/srv/my drive' settles it"):
         found(hub, variables, "photos", [])
+    hub.nodes = b"of another move!"
+    with pytest.raises(UsageError, match="--undo FOLDER settles it"):
+        found(hub, variables, "photos", [])
+
+
+@pytest.mark.logs_warnings
+def test_a_damaged_note_of_a_move_does_not_hide_why_a_drive_is_closed(
+    hub: Listing, variables: dict[str, str]
+) -> None:
+    hub.add("photos")
+    hub.is_importing, hub.departure = True, 1
+    state = Path(places.state_folder(hub.rows[0].uuid.hex(), None, variables))
+    state.mkdir()
+    (state / "begun-move").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="--undo FOLDER settles it"):
+        found(hub, variables, "photos", [])
+
+
+def test_an_older_hub_that_names_no_nodes_lists_drives(hub: Listing, variables: dict[str, str]) -> None:
+    hub.add("photos")
+    hub.nodes = None
+    assert found(hub, variables, "photos", []) == hub.rows[0].uuid
 
 
 def test_a_drive_that_moves_away_can_be_read_there(hub: Listing, variables: dict[str, str]) -> None:
