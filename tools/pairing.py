@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from backend.system import Environment, at_rest
+from cache.local import LocalState
 from tools.errors import ToolError
 from tools.host.places import Folders, has_journal
 
@@ -79,6 +80,13 @@ def note_closing(own: Folders, environment: Environment) -> None:
     """Everything is stored; or it was said that the journal is lost, or set aside."""
     for folder in (own.state, own.cache):
         _settle(folder, environment)
+
+
+def set_aside(local: LocalState, own: Folders, environment: Environment) -> Path:
+    """`LocalState.set_aside` of the state in `own`. That is noted first: a journal that is set aside is not
+    missed, also if this ends in the middle."""
+    note_closing(own, environment)
+    return local.set_aside()
 
 
 def _settle(folder: Path, environment: Environment) -> None:

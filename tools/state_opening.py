@@ -151,10 +151,8 @@ class _Opening:
         try:
             return await self._with_store(local, notices, known)
         except StaleCacheError:
-            # A journal that is set aside is not missed, also if this ends in the middle.
-            await self._note(pairing.note_closing)
             problems = local.ledger.journal.problems
-            kept = await trio.to_thread.run_sync(local.set_aside)
+            kept = await trio.to_thread.run_sync(pairing.set_aside, local, self.folders, self.environment)
             _let_go(local, self.waiting)
             raise _SetAsideError(kept, known, problems) from None
         except BaseException:

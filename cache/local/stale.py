@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Final
 
 from backend.errors import NotFoundError
 from backend.system import at_rest
-from backend.upstream import KeyEpoch
+from backend.upstream import BlockId, KeyEpoch
 from cache.blocks import BlockCache, Content
 from cache.journal import Custody, Journal, JournalRecovery, Ledger
 from cache.local.local_state import JOURNAL, NAMESPACE_FILE, STALE
 from cache.namespace import ROOT_INODE, InodeRow, Namespace, Operation, Unlink
+from cache.publish import blocks_named
 from cache.slow_waits import SlowWaits
 
 PART: Final = 4 << 20
@@ -63,9 +64,10 @@ class Unstored:
 
 
 class StaleState:
-    """A state as it was. Close it. `work` is an empty private folder on the disk of `folder`."""
+    """A state as it was. Close it. `work` is an empty private folder on the disk of `folder`. `gone`: blocks
+    that are not stored any more; what unfinished commits have in them is read from the journal."""
 
-    def __init__(self, folder: Path, work: Path) -> None:
+    def __init__(self, folder: Path, work: Path, gone: Set[BlockId] = frozenset()) -> None:
         """`NotFoundError`: there is no namespace, so that nothing can be said of what the journal holds.
         `CorruptError`: the two do not fit. Within trio; blocks."""
         if not (folder / NAMESPACE_FILE).exists():
@@ -78,7 +80,13 @@ class StaleState:
             self._journal = Journal(work / JOURNAL)
             self._resources.callback(self._journal.close)
             self._ledger = Ledger(self._journal, self._namespace, Custody(work))
-            self._operations = JournalRecovery(self._ledger).look()
+            recovery = JournalRecovery(self._ledger)
+            self._unfinished = recovery.unfinished()
+            for each in self._unfinished:
+                if gone & blocks_named(each.extents):
+                    recovery.take_back_extents(each.number)
+                    break
+            self._operations = recovery.look()
         except BaseException:
             self.close()
             raise
@@ -102,6 +110,10 @@ class StaleState:
     def key_epochs(self) -> list[KeyEpoch]:
         """Those of the blocks that it names."""
         return self._namespace.epochs.until(self._namespace.head().number)
+
+    def unfinished_blocks(self) -> set[BlockId]:
+        """Those of commits that are not known to be published: nothing at the upstream may have kept them."""
+        return {block for each in self._unfinished for block in blocks_named(each.extents)}
 
     @property
     def namespace(self) -> Namespace:

@@ -4,7 +4,7 @@ from cache.services.calls import services_of
 from cache.services.conflict_copy import make_conflict_copy
 from cache.services.copying import Copying, Destination, Pace, free_pace
 from cache.services.join import Join
-from cache.services.lost_history import LostHistory, require_lost, require_whole
+from cache.services.lost_history import LostHistory, gone_of_unfinished, has_lost, require_whole
 from cache.services.versions_view import Found, VersionsView
 from cache.services.watch import Watch
 
@@ -18,8 +18,9 @@ __all__ = [
     "VersionsView",
     "Watch",
     "free_pace",
+    "gone_of_unfinished",
+    "has_lost",
     "make_conflict_copy",
-    "require_lost",
     "require_whole",
     "services_of",
 ]

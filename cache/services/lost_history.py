@@ -5,7 +5,8 @@ commits and this device changed counts as changes of this device on the newest c
 Only a person's word leads here (`drivefs accept-restore`). A hub that lies could else have its devices take
 an older state for the newest. Invariants:
 1. `require_whole` changes nothing, and is asked before the state is set aside: a retained commit that both
-   histories have, every block that the lost commits name, and every key epoch are there.
+   histories have, every block that the lost commits name, and every key epoch are there. Bytes that the
+   journal has need no block (`gone_of_unfinished`).
 2. The state that is brought in stays set aside as it was.
 
 Event-loop thread only; nobody but the caller uses the drive.
@@ -32,13 +33,17 @@ AT_ONCE: Final = 256
 """Operations that one record of the journal has."""
 
 
-async def require_lost(log: CommitLog, known: Head) -> None:
-    """`UsageError` if the log has that commit, or none was seen: then a mount goes on."""
-    found = await log.commits_after(known.number - 1, 1)
-    if not known.number or [digest for _, digest in found] == [known.hash]:
-        raise UsageError(
-            f"the hub has all that this machine has seen (commit {known.number}): nothing is to be accepted"
-        )
+async def has_lost(log: CommitLog, known: Head) -> bool:
+    """Whether the log has not that commit, which was seen: else a mount goes on."""
+    if not known.number:
+        return False
+    return [digest for _, digest in await log.commits_after(known.number - 1, 1)] != [known.hash]
+
+
+async def gone_of_unfinished(upstream: Upstream, state: StaleState) -> frozenset[BlockId]:
+    """The blocks of commits that were not appended which are not stored any more: a `StaleState` that is told
+    of them has their bytes from the journal."""
+    return frozenset(await upstream.blocks.missing(state.unfinished_blocks()))
 
 
 async def common_point(log: CommitLog, namespace: Namespace) -> int:
@@ -76,7 +81,7 @@ async def require_whole(upstream: Upstream, namespace: Namespace) -> int:
     if missing := await upstream.blocks.missing(named):
         raise BlocksMissingError(
             f"{len(missing)} of {len(named)} blocks that were stored after commit {base} are not at the hub: "
-            "drivefs-hub check --after-restore finds those that its nodes have; nothing was changed",
+            "drivefs-hub check --after-restore finds those that its nodes have; nothing was brought in",
             tuple(missing),
         )
     return base

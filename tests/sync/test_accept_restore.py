@@ -4,6 +4,8 @@ this machine has seen."""
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ import trio
 from backend.errors import AwayError, RollbackError, UsageError, sole
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin
+from backend.remote.kept_log import KeptLog
+from backend.upstream import Head
 from cache.blocks import BlockCache
-from cache.local import found
+from cache.local import LocalState, found
 from cache.rebase import Resolved
 from cache.services import LostHistory
 from tests.contents import KINDS, content
@@ -56,6 +60,30 @@ class Machine:
         except BaseExceptionGroup as group:
             raise sole(group) from None
 
+    def is_killed_before_it_appends(self, files: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+        """All of a commit with these files is stored, and the hub hears of no commit."""
+
+        async def away(*_: object) -> Head:
+            raise AwayError("no answer")
+
+        async def run() -> None:
+            drive = await at_hub(self.made, self.login)
+            state = folders_of(self.made, drive.drive_id).state
+            killed = state.with_name("killed")
+            async with in_use_at_hub(self.made, self.login) as opened:
+                for path, data in files.items():
+                    await make_file(opened, path, data)
+                with pytest.raises(AwayError):
+                    await opened.sync()
+                assert opened.ledger.unpublished
+                shutil.copytree(state, killed)
+            shutil.rmtree(state)
+            killed.rename(state)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(KeptLog, "append", away)
+            trio.run(run)
+
     def require(self, files: dict[bytes, bytes], name: str = "") -> None:
         async def run() -> None:
             async with in_use_at_hub(self.made, self.login, name) as drive:
@@ -73,8 +101,18 @@ async def fails(_history: LostHistory, _blocks: BlockCache) -> Resolved:
     raise AwayError("no answer")
 
 
-def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the command is interrupted. Nothing is done where what the hub lost can be handed over."""
+def ended_after(call: Callable[[LocalState], Path]) -> Callable[[LocalState], Path]:
+    def ends(local: LocalState) -> Path:
+        raise AwayError(f"ended after {call(local)}")
+
+    return ends
+
+
+def test_what_this_machine_alone_has_is_brought_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if the command is interrupted: it says how to go on. Nothing is done where what the hub lost can
+    be handed over."""
     place = Restorable(tmp_path)
     with place.serving() as running:
         machine = Machine(running, tmp_path, monkeypatch)
@@ -98,7 +136,13 @@ def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: 
             with pytest.raises(AwayError):
                 drivefs(["accept-restore", machine.source])
         (name,) = machine.set_aside()
+        goes_on = f"drivefs accept-restore --stale {name} {machine.source}"
+        assert goes_on in capsys.readouterr().err
+        with pytest.raises(UsageError, match=goes_on):
+            drivefs(["accept-restore", machine.source])
         machine.write({b"meanwhile": b"5"})
+        with pytest.raises(UsageError, match=f"the hub has all.*{goes_on}"):
+            drivefs(["accept-restore", machine.source])
         assert drivefs(["accept-restore", "--stale", name, machine.source]) == 0
         expected = {**LOST, b"before": b"1", b"of the other": b"2", b"instead": b"3", b"meanwhile": b"5"}
         machine.require(expected)
@@ -109,3 +153,41 @@ def test_what_this_machine_alone_has_is_brought_in(tmp_path: Path, monkeypatch: 
             drivefs(["accept-restore", "--stale", "none", machine.source])
         assert drivefs(["accept-restore", "--stale", name, machine.source]) == 0
         machine.require(expected, "fifth")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "interrupted"])
+def test_what_the_journal_has_is_brought_in_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A machine is killed after all of a commit is stored and before it is appended; the hub loses the blocks
+    of it. No mount is refused first. `again`: the command is ended as soon as the state is set aside, and a
+    mount then misses no journal."""
+    place = Restorable(tmp_path)
+    with place.serving() as running:
+        machine = Machine(running, tmp_path, monkeypatch)
+        machine.write({b"before": b"1"})
+        machine.write({b"of the other": b"2"}, "other")
+        place.back_up()
+        machine.write({b"lost": b"lost" * 9999})
+        assert place.nodes is not None
+        before = {name: set(node.objects) for name, node in place.nodes.items()}
+        machine.is_killed_before_it_appends(LOST, monkeypatch)
+        for name, node in place.nodes.items():
+            new = node.objects.keys() - before[name]
+            assert new
+            for key in new:
+                del node.objects[key]
+    place.restore()
+    with place.serving():
+        machine.write({b"instead": b"3"}, "third")
+        if again:
+            with monkeypatch.context() as patch:
+                patch.setattr(LocalState, "set_aside", ended_after(LocalState.set_aside))
+                with pytest.raises(AwayError):
+                    drivefs(["accept-restore", machine.source])
+            machine.require({b"instead": b"3"})
+        chosen = ["--stale", *machine.set_aside()] if again else []
+        assert drivefs(["accept-restore", *chosen, machine.source]) == 0
+        expected = {**LOST, b"lost": b"lost" * 9999, b"before": b"1", b"instead": b"3"}
+        machine.require(expected)
+        machine.require(expected, "fourth")

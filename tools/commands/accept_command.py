@@ -12,12 +12,12 @@ from typing import Any
 import trio
 
 from backend.errors import UsageError
-from backend.remote import RecentCommits
+from backend.remote import RecentCommits, RemoteUpstream
 from backend.system import THIS_MACHINE
 from cache.local import DeviceFile, LocalState, SetAside, found
 from cache.opening import DriveOptions
 from cache.rebase import Resolved
-from cache.services import LostHistory, require_lost, require_whole
+from cache.services import LostHistory, gone_of_unfinished, has_lost, require_whole
 from tools import pairing
 from tools.commands import node_changes, stale_commands
 from tools.commands.subcommand import add_command
@@ -44,7 +44,14 @@ def _run(options: argparse.Namespace) -> int:
     drive = drives.found(drives.login.route, complain)
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     name = options.stale or node_changes.run(_set_aside, drive, own)
-    resolved = node_changes.run(_brought, drive, own, _named(own, name))
+    kept = _named(own, name)
+    try:
+        resolved = node_changes.run(_brought, drive, own, kept)
+    except BaseException:
+        complain(
+            f"drivefs: the state is set aside as stale/{name}, and stays; to go on: {_goes_on(drive, name)}"
+        )
+        raise
     changes, conflicts = len(resolved.operations), len(resolved.decisions)
     say(
         f"{drive.source}: {counted(changes, 'change')} brought in, {counted(conflicts, 'conflict')} decided "
@@ -57,20 +64,44 @@ async def _set_aside(drive: DriveAtHub, own: Folders) -> str:
     """The name of the state, which is set aside once it is known that it can be brought in."""
     local = LocalState(own.state)
     try:
-        known = local.known_head
-        if known is None or local.recovery.is_rebased:
-            raise UsageError(f"{own.state}: has no state that can be brought in: mount the drive first")
+        if local.known_head is None or local.recovery.is_rebased:
+            reason = f"{own.state}: has no state that can be brought in: mount the drive first"
+            raise UsageError(reason + _left_before(drive, own))
         async with upstream_at_hub(drive) as upstream:
-            upstream.keep_commits(RecentCommits(str(own.state)), lambda: known)
-            await upstream.log.head()  # it is given what it lacks, if it can be
-            await require_lost(upstream.log, known)
-            await require_whole(upstream, local.namespace)
-        kept = await trio.to_thread.run_sync(local.set_aside)
+            await _require(upstream, drive, own)
+        kept = await trio.to_thread.run_sync(pairing.set_aside, local, own, THIS_MACHINE)
         DeviceFile(own.state, THIS_MACHINE).set_aside()
-        await trio.to_thread.run_sync(pairing.note_closing, own, THIS_MACHINE)
         return kept.name
     finally:
         local.close()
+
+
+async def _require(upstream: RemoteUpstream, drive: DriveAtHub, own: Folders) -> None:
+    """`UsageError`: nothing was lost, or it cannot be brought in; and what `require_whole` raises. Of the
+    state in use with its journal replayed: what the journal has needs nothing of the hub."""
+    with stale_commands.looked_at(own.state, own.state) as state:
+        gone = await gone_of_unfinished(upstream, state)
+    with stale_commands.looked_at(own.state, own.state, gone) as state:
+        known = state.namespace.head()
+        upstream.keep_commits(RecentCommits(str(own.state)), lambda: known)
+        await upstream.log.head()  # it is given what it lacks, if it can be
+        if not await has_lost(upstream.log, known):
+            reason = f"the hub has all that this machine has seen (commit {known.number}): "
+            raise UsageError(f"{reason}nothing is to be accepted{_left_before(drive, own)}")
+        await require_whole(upstream, state.namespace)
+
+
+def _left_before(drive: DriveAtHub, own: Folders) -> str:
+    """The words for that a run may have been interrupted after it had set a state aside."""
+    names = [each.name for each in found(own.state)]
+    if not names:
+        return ""
+    goes_on = _goes_on(drive, names[-1])
+    return f"; set aside before: {', '.join(names)}; if a run was interrupted, it goes on by: {goes_on}"
+
+
+def _goes_on(drive: DriveAtHub, name: str) -> str:
+    return f"drivefs accept-restore --stale {name} {drive.source}"
 
 
 def _named(own: Folders, name: str) -> SetAside:
@@ -82,11 +113,14 @@ def _named(own: Folders, name: str) -> SetAside:
 
 async def _brought(drive: DriveAtHub, own: Folders, kept: SetAside) -> Resolved:
     opening = opened_drive_at_hub(drive, own, DriveOptions(), drive.login.route, waiting=complain)
-    with stale_commands.opened(kept) as scratch, stale_commands.opened(kept) as again:
-        async with opening as opened, upstream_at_hub(drive) as upstream, trio.open_nursery() as nursery:
-            await nursery.start(opened.run)
-            reader = reader_at_hub(drive, upstream)
-            reader.ring.learn_all(again.key_epochs())
-            resolved = await LostHistory(opened, upstream, scratch, again).bring(reader.blocks)
-            nursery.cancel_scope.cancel()
+    async with upstream_at_hub(drive) as upstream:
+        with stale_commands.opened(kept) as state:
+            gone = await gone_of_unfinished(upstream, state)
+        with stale_commands.opened(kept, gone) as scratch, stale_commands.opened(kept, gone) as again:
+            async with opening as opened, trio.open_nursery() as nursery:
+                await nursery.start(opened.run)
+                reader = reader_at_hub(drive, upstream)
+                reader.ring.learn_all(again.key_epochs())
+                resolved = await LostHistory(opened, upstream, scratch, again).bring(reader.blocks)
+                nursery.cancel_scope.cancel()
     return resolved

@@ -10,8 +10,14 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Set
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ import trio
 
 from backend.errors import DriveError, UnavailableError
 from backend.system import THIS_MACHINE
+from backend.upstream import BlockId
 from cache.client import Client
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
@@ -99,11 +106,17 @@ def _chosen(options: argparse.Namespace) -> SetAside:
     return there[name]
 
 
+def opened(chosen: SetAside, gone: Set[BlockId] = frozenset()) -> AbstractContextManager[StaleState]:
+    """As `looked_at`."""
+    return looked_at(chosen.folder, chosen.folder.parent.parent, gone)
+
+
 @contextmanager
-def opened(chosen: SetAside) -> Iterator[StaleState]:
-    """The state, in a copy of its own while the block runs. Raises as `StaleState`."""
-    with tempfile.TemporaryDirectory(prefix=".look-", dir=chosen.folder.parent.parent) as work:
-        state = StaleState(chosen.folder, Path(work))
+def looked_at(folder: Path, within: Path, gone: Set[BlockId] = frozenset()) -> Iterator[StaleState]:
+    """The state in `folder`, which nobody uses, in a copy in `within` while the block runs. `gone`, and what
+    is raised: as of `StaleState`."""
+    with tempfile.TemporaryDirectory(prefix=".look-", dir=within) as work:
+        state = StaleState(folder, Path(work), gone)
         try:
             yield state
         finally:
