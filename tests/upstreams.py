@@ -22,6 +22,7 @@ from backend.commits.process_identity import Life, life_of, this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.commits.voter_rounds import REMEMBERED
 from backend.keys.keys import DriveKeys
+from backend.local.gate import Gate
 from backend.local.local_upstream import LocalUpstream
 from backend.local.session_writer import SessionWriter
 from backend.nodes.directory import DirectoryNode
@@ -65,6 +66,8 @@ class LocalDrive:
     """where sealed blocks are kept on this machine, if they are"""
     is_patient: bool = False
     """Whether nodes are waited for as long as `tools.compose` does; else for ever."""
+    gate: Gate | None = None
+    """what an upstream's writers pass, if others close it"""
 
     def cluster(self) -> ClusterMap:
         """All nodes, alike."""
@@ -118,7 +121,7 @@ class LocalDrive:
             log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
         if self.disk is None:
-            return LocalUpstream(blocks, log, objects, writer, require_map=self.require_map)
+            return LocalUpstream(blocks, log, objects, writer, require_map=self.require_map, gate=self.gate)
         cached = CachedBlocks(blocks, self.disk)
         return LocalUpstream(blocks, log, objects, writer, blocks=cached, beside=[cached.run])
 

@@ -27,12 +27,14 @@ unacknowledged, a later commit may replace it; the reader then gets a `ConflictE
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 import trio
 
 from backend.commits import commit_format
 from backend.commits.commit_chain import CommitChain
+from backend.commits.commit_mending import CommitMending, Passing
 from backend.commits.commit_search import FOLDER, CommitSearch, commit_key
 from backend.commits.commits_to_mend import CommitsToMend
 from backend.commits.lease_record import NO_CLAIM, Claim
@@ -111,6 +113,7 @@ class ReplicatedCommitLog:
         self._changed = trio.Event()
         self._reading = trio.Lock()
         self._to_mend = to_mend
+        self._mending = CommitMending(objects, to_mend, self._linked, lambda: self._chain.first)
         self.highest_epoch = 0
         """The highest epoch met in the log: a lease below it has been tampered with or lost."""
 
@@ -225,19 +228,16 @@ class ReplicatedCommitLog:
                 self._grow(commit, plain_hash(copy.data))
         return self.head
 
-    async def mend(self) -> int:
-        """Write again the commits that were found damaged or in too few copies, the newest first; how many.
-        For a writer. What fails stays noted for the next call."""
+    async def mend(self, passing: Passing = nullcontext) -> int:
+        """Write again the commits that were found damaged or in too few copies, if that is so, the newest
+        first; how many. For a writer. What fails stays noted for the next call; what is lost is left out.
+        Each is written within a `passing`."""
         if self._epoch is None:
             raise ReadOnlyError("the drive is open for reading only")
-        mended = 0
-        for number in self._to_mend.newest_first():
-            if 0 < number <= self.head.number:
-                copy = await self._read_one(number, await self._hash_of(number))
-                await self._objects.create(commit_key(number), copy.data, self._epoch, lambda: None)
-                mended += 1
-            self._to_mend.done(number)
-        return mended
+        return await self._mending.run(self.head.number, self._epoch, passing)
+
+    async def _linked(self, number: int) -> bytes:
+        return (await self._read_one(number, await self._hash_of(number))).data
 
     async def _hash_of(self, number: int) -> bytes:
         """Of a commit of the log; the chain is verified back to it, as far as it was not, while others read

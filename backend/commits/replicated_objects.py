@@ -53,7 +53,7 @@ _SMALL: Final = 1024 * 1024
 _SWAP_TRIES: Final = 8
 ROOTS: Final = "roots/"
 _NODE_FAILS = (TransientError, NodeError, ReadOnlyError, NoSpaceError)
-_NOT_TAKEN = (*_NODE_FAILS, FormatError, NotFoundError)
+NOT_TAKEN = (*_NODE_FAILS, FormatError, NotFoundError)
 
 
 def ranking_of(cluster: ClusterMap, copies: int, *, everyone: bool = False) -> Ranking:
@@ -242,6 +242,15 @@ class ReplicatedObjects:
             self._nodes[name], key, copy, framed, copy.ballot, (CorruptError, FormatError)
         )
 
+    async def create_on(self, name: str, key: str, data: bytes, ballot: int) -> None:
+        """As `create`, on the node of that name alone. What the node raises."""
+        copy = signed(self._secret, self._drive_id, key, ballot, _checked(key, data))
+        await self._write_ballot(self._nodes[name], key, copy, frame(self._drive_id, key, copy), ballot - 1)
+
+    def order(self, key: str) -> list[str]:
+        """The nodes in the order in which they shall have `key`; who was slow lately comes last."""
+        return [node.name for node in self._order(key)]
+
     async def _ask_all(self, question: Callable[[Node], Awaitable[bool]]) -> set[str]:
         """The nodes that are away. The fewer than `copies` that may be missing decide nothing."""
         asking = Round(self._nodes.values(), self.copies - 1, self._health)
@@ -358,7 +367,7 @@ async def _write_batch(
     async def attempt(node: Node) -> None:
         try:
             await write(node)
-        except _NOT_TAKEN as error:
+        except NOT_TAKEN as error:
             failures[node.name] = error.with_traceback(None)  # whose frames hold what was read
 
     await each(attempt, batch)

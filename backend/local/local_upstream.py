@@ -23,13 +23,14 @@ import trio
 
 from backend.blocks import PackedBlockStore
 from backend.commits import Lease, ReplicatedCommitLog, ReplicatedObjects
-from backend.errors import CorruptError, DriveError
+from backend.errors import DriveError
 from backend.local.gate import Gate
 from backend.local.leased_objects import LeasedLog, LeasedRoots
 from backend.local.session_writer import SessionWriter
 from backend.system import plain_task_group
 from backend.upstream import BlockStore, Head
 
+_LONGEST_PAUSE: Final = 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ class LocalUpstream:
         claims, and `store` the same writer. `blocks` stands before the store, if given. `beside` is
         background work, done until the session ends. `require_map` raises if the cluster map that all this
         was built from is not in force any more. `gate`: what writes commits and roots passes it.
-        `mend_seconds` is the pause after commits could not be mended."""
+        `mend_seconds` is the first pause after commits could not be mended."""
         self.blocks: Final[BlockStore] = blocks or store
         self.housekeeping: Final = store
         self.presence: Final = None
@@ -147,18 +148,18 @@ class LocalUpstream:
         await lease.acquire(minimum_epoch=used + 1)
 
     async def _mend(self) -> None:
-        """Put commits that were found damaged or in too few copies in order again."""
+        """Put commits that were found damaged or in too few copies in order again; after each failure a
+        longer pause."""
+        pause = self._mend_seconds
         while True:
             await self._log.needs_mending.wait()
             try:
-                async with self._gate.passing():
-                    await self._log.mend()
-            except CorruptError as error:
-                _LOG.error("%s", error)
-                return
+                await self._log.mend(self._gate.passing)
+                pause = self._mend_seconds
             except DriveError as error:
                 _LOG.info("commits could not be mended yet: %s", error)
-                await trio.sleep(self._mend_seconds)
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE * self._mend_seconds)
 
 
 async def _while_renewing(lease: Lease, work: Callable[[], Awaitable[object]]) -> None:

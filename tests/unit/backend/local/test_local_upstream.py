@@ -17,6 +17,7 @@ from backend.commits.commit_search import commit_key
 from backend.commits.lease_votes import KEY
 from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
 from backend.failpoints import OF_PROCESS
+from backend.local.gate import Gate
 from backend.local.local_upstream import LocalUpstream
 from backend.system import Environment
 from backend.upstream import Commit, Head
@@ -136,6 +137,57 @@ async def test_damaged_commits_are_mended_in_the_background() -> None:
         with trio.fail_after(5):
             while len((await setup.objects().find_all(key)).good) < 3:
                 await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.logs_warnings
+async def test_a_lost_commit_ends_no_mending_in_the_background() -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        heads = [await append(upstream) for _ in range(6)]
+    lost, thin, later = (commit_key(number) for number in (3, 2, 5))
+    for node in setup.memory.values():
+        if lost in node.objects:
+            node.damage(lost)
+    del setup.memory[setup.ranking()(thin.encode())[0]].objects[thin]
+    async with setup.opened(known=heads[-1]) as upstream:
+        await trio.testing.wait_all_tasks_blocked()
+        setup.memory[setup.ranking()(later.encode())[0]].damage(later)
+        assert len(await upstream.log.commits_after(4)) == 2
+        with trio.fail_after(5):
+            while (await setup.objects().find_all(later)).damaged:
+                await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_who_closes_the_gate_does_not_wait_until_all_is_mended() -> None:
+    setup = Setup()
+    setup.gate = Gate()
+    async with setup.opened() as upstream:
+        heads = [await append(upstream) for _ in range(6)]
+    thin = [commit_key(number) for number in (2, 3, 4)]
+    for key in thin:
+        del setup.memory[setup.ranking()(key.encode())[0]].objects[key]
+    begun, waiting = trio.Event(), trio.Event()
+
+    async def before(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if operation == "create" and key in thin:
+            begun.set()
+            await waiting.wait()
+
+    async def release() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        waiting.set()
+
+    for node in setup.memory.values():
+        node.before = before
+    async with setup.opened(known=heads[-1]):
+        with trio.fail_after(5):
+            await begun.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(release)
+                async with setup.gate.closed():
+                    copies = [len((await setup.objects().find_all(key)).good) for key in thin]
+                    assert sorted(copies) == [2, 2, 3]
 
 
 async def test_a_mount_that_is_fenced_still_reads() -> None:
