@@ -48,7 +48,8 @@ async def gone_of_unfinished(upstream: Upstream, state: StaleState) -> frozenset
 
 async def common_point(log: CommitLog, namespace: Namespace) -> int:
     """The newest retained commit of the namespace that the log has. `UsageError`: there is none. They are
-    chained: who has one has all before it."""
+    chained: who has one has all before it. It may be older than the newest that both have: what both changed
+    after it counts as changed by each."""
     hashes, end = namespace.points.hashes(), (await log.head()).number
     numbers = sorted(number for number in hashes if number <= end)
     low, high = 0, len(numbers)
