@@ -85,11 +85,16 @@ class OpenFile:
         place in the disk's queue at most. False if the file ends before them. `OSError`."""
         if os.fstat(self.descriptor).st_size < offset + length:
             return False
-        wanted = max(length, READ_AHEAD) if self._follows(offset) else length
+        wanted = max(length, READ_AHEAD) if self.follows(offset) else length
         os.posix_fadvise(self.descriptor, offset, wanted, os.POSIX_FADV_WILLNEED)
         return True
 
-    def _follows(self, offset: int) -> bool:
+    def ask_for_next(self) -> None:
+        """Have the kernel read what follows what was read last. Waits as `ask`. `OSError`."""
+        os.posix_fadvise(self.descriptor, self._end, READ_AHEAD, os.POSIX_FADV_WILLNEED)
+
+    def follows(self, offset: int) -> bool:
+        """Whether a read from there goes on where the last one ended."""
         return 0 <= offset - self._end <= NEAR and self._end >= 0
 
     def read(self, offset: int, length: int | None) -> bytes:
@@ -97,11 +102,11 @@ class OpenFile:
         thread, as it waits for the disk. Concurrent reads only spoil the guess of what comes next."""
         there = max(os.fstat(self.descriptor).st_size - offset, 0)
         wanted = there if length is None else min(length, there)
-        follows = self._follows(offset)
+        follows = self.follows(offset)
         data = read_all(self.descriptor, wanted, offset)
         self._end = offset + len(data)
         if follows and self._end < offset + there:
-            os.posix_fadvise(self.descriptor, self._end, READ_AHEAD, os.POSIX_FADV_WILLNEED)
+            self.ask_for_next()
         return data
 
 
@@ -129,10 +134,15 @@ class OpenFiles:
         if file is None or length > NOW_MOST or not self._can_tell:
             return None
         self._files.move_to_end(key)
+        goes_on = length > SOON_MOST and file.follows(offset)
+        if goes_on and time.perf_counter_ns() < self._slow_until:
+            return None  # a thread asks for what follows: to ask may wait for a place in the disk's queue
         data = bytearray(length)
         try:
             if file.fill_now(data, offset) or await self._brings(file, data, offset):
                 if file.is_in_place():
+                    if goes_on:
+                        file.ask_for_next()
                     return data
                 self.forget(key)
         except FileNotFoundError:  # and its space is given back when it is closed

@@ -192,6 +192,27 @@ async def test_what_the_page_cache_has_needs_no_thread(node: DirectoryNode, disk
     assert disk.threads == 0
 
 
+@pytest.mark.parametrize("length", [SOON_MOST + 1, 400 << 10])
+async def test_what_follows_a_long_one_that_the_page_cache_has_is_asked_for(
+    node: DirectoryNode, disk: Disk, length: int
+) -> None:
+    """Regression: nothing was asked for, so that each read after the first two met a cold cache."""
+    for start in (4106, 4106 + length, 4106 + 2 * length):
+        assert await node.get(KEY, start, length) == DATA[start : start + length]
+    assert disk.asked == [(4106 + number * length, READ_AHEAD) for number in (1, 2, 3)]
+    assert await node.get(KEY, 100, length) == DATA[100 : 100 + length]
+    assert (disk.threads, len(disk.asked)) == (0, 3)
+
+
+async def test_a_thread_asks_for_what_follows_while_the_disk_is_slow(node: DirectoryNode, disk: Disk) -> None:
+    assert await waits(node, disk, 100_000)
+    disk.waits, disk.threads, disk.asked = 0, 0, []
+    looks, length = disk.looks, SOON_MOST + 1
+    assert await node.get(KEY, 101_000, length) == DATA[101_000 : 101_000 + length]
+    assert (disk.threads, disk.looks) == (1, looks)
+    assert disk.asked == [(101_000 + length, READ_AHEAD)]
+
+
 async def test_a_longer_one_takes_a_thread_all_the_same(node: DirectoryNode, disk: Disk) -> None:
     looks = disk.looks
     assert await node.get(KEY, 100, NOW_MOST + 1) == DATA[100 : 101 + NOW_MOST]
