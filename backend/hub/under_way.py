@@ -3,7 +3,8 @@ and answers. One account alone cannot take all of them.
 
 A request is under way until the last part of its answer was given to the connection. A large answer is
 given in parts, each when the client has taken most of the part before: the rest is in memory, and counts.
-asyncio's thread.
+The last two parts are copies: the connection may hold them long after that, and a part of the answer itself
+would hold all of it, which counts no more. asyncio's thread.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class UntilAnswered:
         """One request."""
 
         async def send_parts(message: Message) -> None:
-            for part in _parts(message):
+            parts = _parts(message) if message["type"] == "http.response.body" else [message]
+            for part in parts:
                 await send(part)
 
         with ExitStack() as stack:
@@ -92,10 +94,9 @@ class UntilAnswered:
 def _parts(message: Message) -> Iterator[Message]:
     """The message, with no more than `_PART` bytes in each."""
     body = message.get("body", b"")
-    if len(body) <= _PART:
-        yield message
-        return
-    view, ends = memoryview(body), range(_PART, len(body) + _PART, _PART)
-    for end in ends:
-        more = end < len(body) or message.get("more_body", False)
-        yield {**message, "body": view[end - _PART : end], "more_body": more}
+    view = memoryview(body)
+    for start in range(0, max(len(body), 1), _PART):
+        part = view[start : start + _PART]
+        more = start + _PART < len(body) or message.get("more_body", False)
+        is_held = start + 2 * _PART >= len(body)
+        yield {**message, "body": bytes(part) if is_held else part, "more_body": more}

@@ -16,6 +16,7 @@ from backend.commits import encode_commit
 from backend.errors import ThrottledError
 from backend.hub.under_way import UnderWay, UntilAnswered
 from backend.upstream import NO_COMMIT, Commit, Head
+from tests.contents import content
 from tests.hub_server import RunningHub, hub_for_test
 from tests.waiting import wait_until
 
@@ -139,3 +140,26 @@ async def test_a_large_answer_is_given_in_parts(size: int) -> None:
     assert b"".join(part["body"] for part in parts) == body
     assert all(len(part["body"]) <= 256 << 10 for part in parts)
     assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
+
+
+@pytest.mark.parametrize("size", [1, 200 << 10, 300 << 10, (768 << 10) + 5, 4 << 20])
+async def test_an_answer_that_was_given_is_not_held_by_its_last_parts(size: int) -> None:
+    """Regression: a client that reads slowly held a whole block in memory, which counted for no account."""
+    body, expected, found = bytearray(content("random", size)), content("random", size), list[Message]()
+
+    async def application(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": memoryview(body)})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def connection(message: Message) -> None:
+        """Holds a part until that after it is begun to be sent, as one whose client is slow."""
+        found.append(message)
+        del found[:-2]
+
+    await UntilAnswered(application)({"type": "http"}, receive, connection)
+    tail = b"".join(part["body"] for part in found)
+    assert tail
+    assert expected.endswith(tail)
+    body.append(1)  # `BufferError` while somebody holds a part of it
