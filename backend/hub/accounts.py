@@ -32,6 +32,7 @@ from backend.hub.database import Connection, Database
 from backend.hub.directory import lock_account, new_device, release_drives
 from backend.hub.pepper import Pepper
 from backend.hub.second_factor import NewFactor, SecondFactor
+from backend.hub.token_end import TokenClock
 from backend.system import THIS_MACHINE, Environment
 from backend.wire import Credential, NewLogin, Proof, SecretCost
 
@@ -84,6 +85,7 @@ class Accounts:
         self._attempts = attempts or Attempts(database, pepper)
         self._factor = SecondFactor(pepper, environment)
         self._environment = environment
+        self._clock = TokenClock(environment)
 
     async def invite(self, email: str) -> str:
         """A code by which the address may sign up, once; one that it had before counts no more.
@@ -137,7 +139,7 @@ class Accounts:
         `ThrottledError`; `ReadOnlyError`: the account is locked."""
         email = normal_email(email)
         async with self._proved(email, proof) as (connection, account, wrapped):
-            token, device = await new_device(connection, account, self._environment)
+            token, device = await new_device(connection, account, self._environment, self._clock)
         return NewLogin(token, device, wrapped)
 
     async def change(self, account: int, proof: Proof, credentials: Mapping[str, Credential]) -> None:

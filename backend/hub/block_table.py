@@ -17,7 +17,7 @@ from typing import Final
 
 from backend.hub.database import Database
 from backend.hub.pack_rows import add_pack, mark_shrunk, pack_of
-from backend.hub.token_end import LISTED_DAYS, NOW, TOKEN_DAYS
+from backend.hub.token_end import BOUND_HEARD, BOUND_SEEN, LISTED_DAYS, NOW, TOKEN_DAYS, not_heard_for
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
 
@@ -120,9 +120,9 @@ _HAS_GONE = (
 _LOCK_GONE = f"SELECT d.id FROM drive d WHERE{_HAS_GONE} ORDER BY d.id FOR UPDATE SKIP LOCKED"
 _FORGET_GONE = f"DELETE FROM drive d WHERE d.id = ANY(%s) AND{_HAS_GONE} RETURNING d.id"
 _FORGET_DEVICES = (
-    f"DELETE FROM device WHERE revoked < {NOW} - interval '{LISTED_DAYS} days'"
-    f" OR seen < {NOW} - interval '{TOKEN_DAYS + LISTED_DAYS} days'"
-).encode()
+    f"DELETE FROM device d WHERE d.revoked < {NOW} - interval '{LISTED_DAYS} days'"
+    f" OR {not_heard_for(TOKEN_DAYS + LISTED_DAYS)}"
+)
 
 
 class BlockTable:
@@ -291,7 +291,8 @@ class BlockTable:
             gone = await connection.execute(_FORGET_GONE, ([row[0] for row in locked],))
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
-            await connection.execute(_FORGET_DEVICES, {"clock": clock})
+            for statement in (BOUND_SEEN, BOUND_HEARD, _FORGET_DEVICES):
+                await connection.execute(statement.encode(), {"clock": clock})
             await connection.execute(
                 "DELETE FROM account a WHERE a.deleted IS NOT NULL"
                 " AND NOT EXISTS (SELECT 1 FROM drive d WHERE d.account = a.id)"

@@ -16,7 +16,16 @@ from typing import Final, NamedTuple
 from backend.errors import ConflictError, ExpiredError, NotFoundError, ReadOnlyError, UsageError
 from backend.hub.database import Connection, Database
 from backend.hub.packing import DriveNumber
-from backend.hub.token_end import NOW, RENEWAL_DAYS, TOKEN_DAYS, TokenClock
+from backend.hub.token_end import (
+    IS_LONG_AGO,
+    NOTED,
+    NOW,
+    PROCESS_NOW,
+    RENEWAL_DAYS,
+    TOKEN_DAYS,
+    TokenClock,
+    not_heard_for,
+)
 from backend.system import THIS_MACHINE, Environment
 from backend.wire import TOKEN_SIZE, NodesId
 
@@ -32,18 +41,22 @@ _PUT_ROOT: Final = (
     " ON CONFLICT (drive, name) DO UPDATE SET data = excluded.data"
 )
 _SHOWN: Final = (
-    f"SELECT d.id, d.account, d.token = %(digest)s, d.seen < {NOW} - interval '1 hour',"
-    f" a.locked IS NOT NULL, d.seen < {NOW} - interval '{TOKEN_DAYS} days',"
+    f"SELECT d.id, d.account, d.token = %(digest)s, {IS_LONG_AGO},"
+    f" a.locked IS NOT NULL, {not_heard_for(TOKEN_DAYS)},"
     f" d.token = %(digest)s AND d.renewed < {NOW} - interval '{RENEWAL_DAYS} days',"
     " (SELECT r.id FROM drive r WHERE r.uuid = %(drive)s AND r.account = d.account AND r.deleted IS NULL)"
     " FROM device d JOIN account a ON a.id = d.account"
     " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
 )
 _NOTE_SHOWN: Final = (
-    f"UPDATE device SET seen = {NOW}, token = %(digest)s,"
+    f"UPDATE device SET {NOTED}, token = %(digest)s,"
     f" renewed = CASE WHEN token = %(digest)s THEN renewed ELSE {NOW} END,"
     " next_token = CASE WHEN token = %(digest)s THEN next_token END"
     " WHERE id = %(number)s AND (token = %(digest)s OR next_token = %(digest)s) AND revoked IS NULL"
+)
+_ADD_DEVICE: Final = (
+    "INSERT INTO device (account, token, seen, heard, renewed)"
+    f" VALUES (%(account)s, %(digest)s, now(), {PROCESS_NOW}, {NOW}) RETURNING id"
 )
 
 
@@ -104,7 +117,7 @@ class Directory:
     async def add_device(self, account: int) -> bytes:
         """A new device of the account; its token, which is nowhere else."""
         async with self._database.transaction() as connection:
-            token, _ = await new_device(connection, account, self._environment)
+            token, _ = await new_device(connection, account, self._environment, self._clock)
         return token
 
     async def device(self, token: bytes, drive: bytes = b"") -> Device:
@@ -130,7 +143,8 @@ class Directory:
     async def devices(self, account: int) -> list[DeviceRow]:
         """All of the account's, the oldest first; revoked ones too."""
         rows = await self._database.rows(
-            f"SELECT id, sealed_name, created, seen, seen + interval '{TOKEN_DAYS} days', revoked"
+            "SELECT id, sealed_name, created, greatest(seen, heard),"
+            f" greatest(seen, heard) + interval '{TOKEN_DAYS} days', revoked"
             " FROM device WHERE account = %s ORDER BY id",
             (account,),
         )
@@ -251,7 +265,9 @@ async def lock_account(connection: Connection, account: int) -> None:
         raise NotFoundError("the account has ended")
 
 
-async def new_device(connection: Connection, account: int, environment: Environment) -> tuple[bytes, int]:
+async def new_device(
+    connection: Connection, account: int, environment: Environment, clock: TokenClock
+) -> tuple[bytes, int]:
     """A new device's token, which is nowhere else, and its number. `UsageError`: the account has too many;
     `NotFoundError`: it has ended."""
     await lock_account(connection, account)
@@ -265,7 +281,7 @@ async def new_device(connection: Connection, account: int, environment: Environm
         raise UsageError(f"an account has at most {MAX_DEVICES} devices: revoke one first")
     token = environment.random_bytes(TOKEN_SIZE)
     made = await connection.execute(
-        "INSERT INTO device (account, token) VALUES (%s, %s) RETURNING id", (account, _digest(token))
+        _ADD_DEVICE.encode(), {"account": account, "digest": _digest(token), "clock": clock.now()}
     )
     new = await made.fetchone()
     assert new is not None

@@ -108,8 +108,11 @@ def test_an_expired_device_is_listed_for_90_days_and_no_hindrance(running: Runni
 
     def not_seen_for(days: int) -> None:
         with psycopg.connect(running.conninfo) as connection:
-            moved = "UPDATE device SET seen = now() - make_interval(days => %s) WHERE id = %s"
-            connection.execute(moved, (days, first))
+            moved = (
+                "UPDATE device SET seen = now() - make_interval(days => %(days)s),"
+                " heard = now() - make_interval(days => %(days)s) WHERE id = %(first)s"
+            )
+            connection.execute(moved, {"days": days, "first": first})
         running.call(running.hub.table.remove_departed(time.time()))
 
     assert one.log_in().status_code == 200

@@ -227,16 +227,22 @@ def _shift(running: RunningHub, device: int, column: str, days: float) -> None:
         connection.execute(statement.encode(), (days, device))
 
 
+def _not_heard_for(running: RunningHub, device: int, days: float) -> None:
+    """Nothing was heard of the device for so many days, by both clocks."""
+    for column in ("seen", "heard"):
+        _shift(running, device, column, days)
+
+
 def test_a_token_expires_when_nothing_is_heard_of_its_device(running: RunningHub, one: Person) -> None:
     number = one.client.get("/v1/account").json()["device"]
-    _shift(running, number, "seen", 89.9)
+    _not_heard_for(running, number, 89.9)
     assert one.client.get("/v1/account").status_code == 200
-    _shift(running, number, "seen", 89.9)
+    _not_heard_for(running, number, 89.9)
     row = one.client.get(f"/v1/devices/{number}").json()
     assert row["expires"] - row["seen"] == 90 * 86400
     assert row["seen"] > time.time() - 3600
     next_one = one.client.post(f"/v1/devices/{number}/rotate").json()["token"]
-    _shift(running, number, "seen", 90.1)
+    _not_heard_for(running, number, 90.1)
     for header in ({}, {"Authorization": f"Bearer {next_one}"}):
         refused(one.client.get("/v1/account", headers=header), 401, "expired")
     one.log_in()
@@ -249,7 +255,7 @@ def test_a_device_of_a_locked_account_stays_logged_in(running: RunningHub, one: 
     """Regression: the token ended, and the mount was fenced, 90 days after the account was locked."""
     number = one.client.get("/v1/account").json()["device"]
     _set(running, one.email, "locked", "now")
-    _shift(running, number, "seen", 80)
+    _not_heard_for(running, number, 80)
     refused(one.client.get("/v1/account"), 403, "read_only")
     with psycopg.connect(running.conninfo) as connection:
         later = "SELECT seen > now() - interval '1 hour' FROM device WHERE id = %s"

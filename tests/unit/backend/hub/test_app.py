@@ -131,7 +131,7 @@ def test_a_device_that_comes_often_is_noted_once_an_hour(
     device = running.call(running.hub.directory.device(token)).number
     ago = f"now() - interval '{minutes} minutes'"
     with psycopg.connect(running.conninfo, autocommit=True) as connection:
-        connection.execute(f"UPDATE device SET seen = {ago} WHERE id = %s".encode(), (device,))
+        connection.execute(f"UPDATE device SET seen = {ago}, heard = {ago} WHERE id = %s".encode(), (device,))
         url, header = f"{running.url}/v1/drives/{uuid.hex()}/head", {"Authorization": f"Bearer {token.hex()}"}
         assert httpx.get(url, headers=header).status_code == 200
         row = connection.execute(

@@ -156,7 +156,10 @@ def test_a_machine_gets_another_token(mine: Machine) -> None:
 
 def test_a_login_that_was_not_used_for_90_days_says_what_to_do(running: RunningHub, mine: Machine) -> None:
     with psycopg.connect(running.conninfo) as connection:
-        moved = "UPDATE device SET seen = now() - interval '91 days' WHERE id = %s"
+        moved = (
+            "UPDATE device SET seen = now() - interval '91 days', heard = now() - interval '91 days'"
+            " WHERE id = %s"
+        )
         connection.execute(moved, (mine.logins.load(mine.hub).device,))
     refused(ExpiredError, mine, "drives", "list", match="not used for too long; drivefs login again")
     mine.log_in()
