@@ -338,29 +338,38 @@ async def _serve_doors(opened: Drive, mounting: _Mounting, ready: daemon.Ready) 
     async with trio.open_nursery() as nursery:
         if isinstance(opened.node_changes, MountedNodes):
             opened.node_changes.let_leave(Moving(opened, os.environ, mounting.environment))
-        if isinstance(mounting.drive, UnlockedDrive) and not mounting.how.read_only:
-            nursery.start_soon(_departures(mounting.drive, mounting).run)
+        departures = _departures(mounting)
+        if departures is not None:
+            nursery.start_soon(departures.run)
         if isinstance(opened.node_changes, HubNodes) and isinstance(mounting.drive, DriveAtHub):
             opened.node_changes.let_leave(
-                MovingBack(opened, mounting.drive, mounting.own, mounting.environment)
+                MovingBack(opened, mounting.drive, mounting.own, os.environ, mounting.environment)
             )
         doors = S3Doors(opened, mounting.drive.keys)
         await nursery.start(doors.run)
         if mounting.door is not None:
             await doors.open(mounting.door)
         session = Session(opened, mounting.mountpoint, mounting.how)
-        control = ControlServer(mounting.own.control, doors.beside(_commands(opened, session, mounting)))
+        control = ControlServer(
+            mounting.own.control, doors.beside(_commands(opened, session, mounting, departures))
+        )
         try:
             await session.serve(control, ready, doors.end)
         finally:
             nursery.cancel_scope.cancel()
 
 
-def _departures(drive: UnlockedDrive, mounting: _Mounting) -> Departures:
-    return Departures(drive.file, mounting.own.state, os.environ, mounting.environment)
+def _departures(mounting: _Mounting) -> Departures | None:
+    """None: the drive is at a hub, or nothing is written."""
+    drive = mounting.drive
+    if not isinstance(drive, UnlockedDrive) or mounting.how.read_only:
+        return None
+    return Departures(drive.folder, drive.file, mounting.own.state, os.environ, mounting.environment)
 
 
-def _commands(opened: Drive, session: Session, mounting: _Mounting) -> Commands:
+def _commands(
+    opened: Drive, session: Session, mounting: _Mounting, departures: Departures | None
+) -> Commands:
     drive, own, how = mounting.drive, mounting.own, mounting.how
     return commands_of(
         opened,
@@ -368,4 +377,5 @@ def _commands(opened: Drive, session: Session, mounting: _Mounting) -> Commands:
         versions_name=b"" if how.as_of else how.versions_name or b"",
         folders={"cache": str(own.cache), "state": str(own.state)},
         hub=drive.login.url if isinstance(drive, DriveAtHub) else "",
+        problem=lambda: "" if departures is None else departures.problem,
     )

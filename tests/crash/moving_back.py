@@ -74,7 +74,7 @@ async def in_use_at_hub(made: SmallDrive, login: HubLogin, name: str = "") -> As
     opening = opened_drive_at_hub(at, own, replace(BUSY, is_shared=True), DIRECT)
     async with opening as drive, trio.open_nursery() as nursery:
         assert isinstance(drive.node_changes, HubNodes)
-        drive.node_changes.let_leave(MovingBack(drive, at, own, THIS_MACHINE))
+        drive.node_changes.let_leave(MovingBack(drive, at, own, variables(made), THIS_MACHINE))
         await nursery.start(drive.run)
         yield drive
         nursery.cancel_scope.cancel()

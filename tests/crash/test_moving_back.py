@@ -20,7 +20,7 @@ from backend.cluster import HeldDrive, check_nodes, drive_file
 from backend.errors import AwayError, ConflictError, DriveError, FencedError, UnavailableError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, HubDrive
-from backend.remote import HubClient, HubLogin, RemoteDeparture
+from backend.remote import BegunMoves, HubClient, HubLogin, RemoteDeparture
 from backend.upstream import Head
 from cache.drive import Drive
 from cache.errors import ReadOnlyFileSystemError
@@ -42,6 +42,7 @@ from tests.hub_server import RunningHub, hub_for_test
 from tests.small_drive import SmallDrive
 from tests.waiting import wait_until
 from tools import compose
+from tools.hub.account_session import account_session
 from tools.hub.departures import Departures
 from tools.hub.drives import Address
 
@@ -186,6 +187,8 @@ def test_killed_at_each_step(
         assert trio.run(named, login).is_leaving
     if step == "move.closed":
         assert undo(made, monkeypatch) == 0
+        own = folders_of(made, compose.load_drive(str(made.drive)).id)
+        assert BegunMoves(own.state).load() is None
     if step in AFTER:
         assert undo(made, monkeypatch) == 0
         assert trio.run(named, login).has_left
@@ -203,7 +206,7 @@ def test_killed_at_each_step(
 def departures(made: SmallDrive, login: HubLogin) -> Departures:
     """Of a mount of the nodes on the machine that moved the drive."""
     file = compose.load_drive(str(made.drive))
-    return Departures(file, folders_of(made, file.id).state, variables(made))
+    return Departures(str(made.drive), file, folders_of(made, file.id).state, variables(made))
 
 
 def test_the_next_mount_of_the_nodes_tells_the_hub(
@@ -246,6 +249,98 @@ def test_a_move_that_was_settled_since_is_told_to_nobody(
     assert trio.run(mount.tell) == Address(login.url, NAME).source
     assert trio.run(mount.tell) == ""
     assert b"/on nodes" in require_at_hub(made, login)
+
+
+def test_a_drive_that_is_open_at_two_places_says_so_until_one_is_given_up(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub was opened by a word, as if its nodes were lost; then they were mounted."""
+    killed_at(made, login, "move.arrived")
+    for name, value in variables(made).items():
+        monkeypatch.setenv(name, value)
+    assert made.drivefs("move-to", "--undo", "--force", Address(login.url, NAME).source) == 0
+    mount = departures(made, login)
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="open at two places, at the hub and on the nodes of"):
+            trio.run(mount.tell)
+    with pytest.raises(ConflictError, match="open at two places"):
+        undo(made, monkeypatch)
+    trio.run(_deleted_at_hub, mount, login)
+    assert mount.problem == ""
+    assert trio.run(mount.tell) == ""
+
+
+async def _deleted_at_hub(mount: Departures, login: HubLogin) -> None:
+    """While the mount runs, which ends its telling then."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.run)
+        await trio.to_thread.run_sync(wait_until, lambda: "drives delete" in mount.problem)
+        async with account_session(login) as session:
+            await session.delete_drive(NAME)
+
+
+def test_nodes_whose_hub_let_the_drive_move_to_others_say_so(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(made, login, "move.arrived")
+    mount = departures(made, login)
+    for name, value in variables(made).items():
+        monkeypatch.setenv(name, value)
+    assert made.drivefs("move-to", "--undo", "--force", Address(login.url, NAME).source) == 0
+
+    async def move_on() -> None:
+        async with account_session(login) as session:
+            found = await session.find_drive(NAME)
+        client = HubClient(login.url, login.token)
+        departure = RemoteDeparture(client, found.uuid, os.urandom(16))
+        await departure.begin(os.urandom(16))
+        await departure.close()
+        await client.close()
+
+    trio.run(move_on)
+    with pytest.raises(ConflictError, match="open at two places, on other nodes and on the nodes of"):
+        trio.run(mount.tell)
+
+
+def test_a_mover_whose_hub_was_opened_meanwhile_says_so(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = RemoteDeparture.leave
+
+    async def too_late(departure: RemoteDeparture) -> None:
+        async with account_session(login) as session:
+            found = await session.find_drive(NAME)
+            await session.stop_departure(found.uuid, found.nodes)
+        await really(departure)
+
+    monkeypatch.setattr(RemoteDeparture, "leave", too_late)
+    said = trio.run(_said_by_mover, made, login, "")
+    assert "open at two places, at the hub and on the nodes of" in said
+    assert "it is moving" not in said
+
+
+@pytest.mark.parametrize("name", ["", "elsewhere"])
+def test_a_mover_that_cannot_tell_the_hub_says_which_mount_will(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With another state folder than the usual one, its note is in that."""
+
+    async def fails(_departure: RemoteDeparture) -> None:
+        raise AwayError("no answer")
+
+    monkeypatch.setattr(RemoteDeparture, "leave", fails)
+    said = trio.run(_said_by_mover, made, login, name)
+    assert "until the nodes are mounted on this machine" in said
+    assert (f"-o state_dir={made.state / name}" in said) == bool(name)
+
+
+async def _said_by_mover(made: SmallDrive, login: HubLogin, name: str) -> str:
+    async with in_use_at_hub(made, login, name) as drive:
+        assert await move_drive_back(made, drive) == ""
+        assert drive.node_changes is not None
+        change = drive.node_changes.status()
+        assert change is not None
+        return "\n".join(change.said)
 
 
 def test_another_machine_tells_the_hub_that_is_named(

@@ -93,6 +93,22 @@ def test_other_devices_hear_where_the_drive_is_though_its_mover_was_killed(accou
         one.umount()
 
 
+def test_a_mount_of_nodes_whose_hub_was_opened_by_a_word_says_so(account: Account) -> None:
+    with account.machine() as one:
+        one.environment = {"DRIVEFS_FAILPOINTS": "move.arrived=kill"}
+        one.mount("commit_interval=1")
+        one.environment = {}
+        one.key.touch(mode=0o600)
+        one.key.write_bytes(os.urandom(32))
+        options: list[str | Path] = ["--key-file", one.key, "--profile", "2+1"]
+        assert one.tool("drivefs", "move-to", "--to-local", one.drive, one.mountpoint, *options).returncode
+        succeed(one.tool("drivefs", "move-to", "--undo", "--force", one.source))
+        succeed(MountedDrive.try_mount(one))
+        soon(lambda: "open at two places" in one.status().problem)
+        assert "drivefs drives delete" in one.tool("drivefs", "status", one.mountpoint).stdout
+        one.umount()
+
+
 def is_told(machine: HubMachine) -> bool:
     """Whether the mount knows where the drive is."""
     return "has moved from the hub" in machine.status().problem

@@ -11,8 +11,11 @@ import os
 from functools import partial
 from pathlib import Path
 
+import trio
+
 from backend.cluster import DriveFile, HeldDrive, check_nodes
 from backend.errors import NotFoundError, TransientError, UsageError
+from backend.remote import BegunMoves
 from tools import compose, fsck, old_drive
 from tools.commands import node_changes
 from tools.compose import UnlockedDrive
@@ -70,11 +73,14 @@ def _here(folder: str, file: DriveFile, options: argparse.Namespace) -> int:
 
 def _tell(folder: str, file: DriveFile) -> bool:
     """Tell the hub that this machine has moved the drive from, if that was left; whether it was."""
-    state = places.state_folder(file.id.hex(), None, os.environ)
-    source = node_changes.run(Departures(file, Path(state), os.environ).tell)
+    source = node_changes.run(Departures(folder, file, _state(file.id), os.environ).tell)
     if source:
         say(_told(source, folder))
     return bool(source)
+
+
+def _state(drive: bytes) -> Path:
+    return Path(places.state_folder(drive.hex(), None, os.environ))
 
 
 def _told(source: str, folder: str) -> str:
@@ -120,6 +126,7 @@ async def _kept(held: HeldDrive, session: AccountSession, *, is_deleted: bool) -
     if await _is_leaving(session, file.id, file.moved):
         lines = await held.stay_away()
         await session.stop_departure(file.id, file.nodes_id)
+        await trio.to_thread.run_sync(BegunMoves(_state(file.id)).forget)
         return lines, f"{file.moved}: the drive is there, and has not moved to {folder}; mount it as before"
     try:
         await session.stop_import(file.id, file.nodes_id)

@@ -7,7 +7,8 @@ The order, and the reason why never two write, stand in docs/moving.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import shlex
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,9 @@ from tools import compose
 from tools.closing import closed_at_end
 from tools.compose import INDEX_FILE, UnlockedDrive
 from tools.drive_nodes import open_nodes
+from tools.host import places
 from tools.host.places import Folders
+from tools.hub.departures import leave
 from tools.hub.drives import Address
 from tools.hub.moving import THEN, Steps, There, running
 from tools.hub.opening import DriveAtHub
@@ -50,7 +53,7 @@ REDUNDANCY_SECONDS: Final = 60.0
 
 _NOT_TOLD: Final = (
     "the hub could not be told that the drive has moved: it tells other devices that it is moving, until the "
-    "nodes are mounted on this machine"
+    "nodes are mounted on this machine{options}"
 )
 
 log = logging.getLogger(__name__)
@@ -58,12 +61,20 @@ log = logging.getLogger(__name__)
 
 class MovingBack:
     """See the module; see `tools.hub.care.Leave`. `at`: the hub; `own`: this machine's folders of the
-    drive."""
+    drive; `variables`: of the process, by which a mount that is told no folders finds them."""
 
-    def __init__(self, drive: Drive, at: DriveAtHub, own: Folders, environment: Environment) -> None:
+    def __init__(
+        self,
+        drive: Drive,
+        at: DriveAtHub,
+        own: Folders,
+        variables: Mapping[str, str],
+        environment: Environment,
+    ) -> None:
         self._drive = drive
         self._at = at
         self._own = own
+        self._variables = variables
         self._environment = environment
         self._moves = BegunMoves(own.state, environment)
         self.has_moved = ""
@@ -75,21 +86,23 @@ class MovingBack:
         require_coming(folder, file, self._at.drive_id, self._at.source)
         pace = free_pace if rate is None else TokenBucket(rate, rate).take
         steps = Steps(self._drive, tell, self._require_here, self._environment, pace)
-        async with self._departure() as departure, self._held(folder, file) as (held, there):
-            await steps.run(there, partial(self._switch, held, there, departure, tell))
+        async with self._client() as client, self._held(folder, file) as (held, there):
+            await steps.run(there, partial(self._switch, held, there, client, tell))
         tell.say(f"{self._at.source}: the drive is in {folder} now; {THEN}")
 
     async def _switch(
-        self, held: HeldDrive, there: There, departure: RemoteDeparture, tell: Listener, copying: Copying
+        self, held: HeldDrive, there: There, client: HubClient, tell: Listener, copying: Copying
     ) -> list[str]:
         short = await there.upstream.housekeeping.redundancy(REDUNDANCY_SECONDS)
         if short.packs:
             tell.warn(f"{', '.join(short.nodes)}: lack a part of the drive; the next mount repairs that")
 
         last: list[Head] = []
+        ticket = self._environment.random_bytes(TICKET_SIZE)
+        move = BegunMove(self._at.source, held.folder, held.file.nodes_id, ticket)
+        departure = RemoteDeparture(client, self._at.drive_id, ticket)
 
         async def close() -> None:
-            move = BegunMove(self._at.source, held.folder, held.file.nodes_id, departure.ticket)
             await trio.to_thread.run_sync(self._moves.keep, move)
             await departure.begin(move.nodes)
             last.append(await departure.close())
@@ -105,20 +118,28 @@ class MovingBack:
 
         lines = await held.arrive(close, last_look, stay)
         self.has_moved = f"the drive has moved to {held.folder}: {THEN}"
-        return [*lines, *await self._told_to_leave(departure)]
+        return [*lines, *await self._told_to_leave(client, move)]
 
-    async def _told_to_leave(self, departure: RemoteDeparture) -> list[str]:
+    async def _told_to_leave(self, client: HubClient, move: BegunMove) -> list[str]:
         """The hub tells its other devices. Without that their changes wait in their journals until the next
-        mount of the nodes has told the hub (`tools.hub.departures`)."""
+        mount of the nodes has told the hub (`tools.hub.departures`). What is wrong, one line each."""
         with trio.move_on_after(LEAVING_SECONDS, shield=True):
             try:
-                await departure.leave()
+                await leave(client, self._at.drive_id, move, move.folder)
                 await trio.to_thread.run_sync(self._moves.forget)
+            except ConflictError as error:
+                return [str(error)]
             except (DriveError, OSError) as error:
                 log.info("the hub was not told: %s", error)
             else:
                 return []
-        return [_NOT_TOLD]
+        return [_NOT_TOLD.format(options=self._options())]
+
+    def _options(self) -> str:
+        """Those by which a mount of the nodes finds the note of the move, for people."""
+        usual = places.state_folder(self._at.drive_id.hex(), None, self._variables)
+        base = self._own.state.parent
+        return "" if self._own.state == Path(usual) else f" with -o state_dir={shlex.quote(str(base))}"
 
     async def _require_here(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -126,13 +147,12 @@ class MovingBack:
             raise FencedError(self.has_moved)
 
     @asynccontextmanager
-    async def _departure(self) -> AsyncIterator[RemoteDeparture]:
+    async def _client(self) -> AsyncIterator[HubClient]:
         login, reread = self._at.login, self._at.token.read
         made = partial(HubClient, login.url, login.token, login.route, reread=reread)
         client = await trio.to_thread.run_sync(made)
         async with closed_at_end(client):
-            ticket = self._environment.random_bytes(TICKET_SIZE)
-            yield RemoteDeparture(client, self._at.drive_id, ticket)
+            yield client
 
     @asynccontextmanager
     async def _held(self, folder: str, file: DriveFile) -> AsyncIterator[tuple[HeldDrive, There]]:
