@@ -177,6 +177,13 @@ class Drive:
         self.read, self.write, self.settle = contents.read, contents.write, contents.settle
         self.room_to_write, self.accept_write = contents.room_to_write, contents.accept_write
         self.accept_attributes = attributes.accept_attributes
+        self.accept_xattr, self.accept_xattr_removal = (
+            attributes.accept_xattr,
+            attributes.accept_xattr_removal,
+        )
+        self.accept_node, self.accept_symlink = tree.accept_node, tree.accept_symlink
+        self.accept_link, self.accept_rename = tree.accept_link, tree.accept_rename
+        self.accept_unlink, self.accept_removal = tree.accept_unlink, tree.accept_removal
         durability = parts.durability
         self.fsync, self.sync = durability.fsync, durability.sync
         self.set_apart, self.redundancy = durability.set_apart, durability.redundancy

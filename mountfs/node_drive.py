@@ -37,6 +37,7 @@ class NodeDrive:
         such a file until it is closed"""
         self._folders = OpenFolders()
         self.now, self.moving, self.statistics = drive.now, drive.moving, drive.statistics
+        self._room = drive.intake.room
 
     # Others' commits
 
@@ -121,7 +122,7 @@ class NodeDrive:
     async def set_attributes(self, node: int, change: AttributeChange) -> Attributes:
         while True:
             inode = self._nodes.inode(node) if change.size is None else await self._writable(node)
-            await self._drive.intake.room(Need.FREE)
+            await self._room(Need.FREE)
             if self._nodes.shown(node) == inode:
                 return self._shown(node, self._drive.accept_attributes(inode, change))
 
@@ -165,13 +166,13 @@ class NodeDrive:
     async def set_xattr(
         self, node: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True
     ) -> None:
-        await self.moving()
+        await self._room(Need.CHANGE, len(value))
         inode = self._nodes.inode(node)
-        await self._drive.set_xattr(inode, name, value, keeps_set_group_id=keeps_set_group_id)
+        self._drive.accept_xattr(inode, name, value, keeps_set_group_id=keeps_set_group_id)
 
     async def remove_xattr(self, node: int, name: bytes) -> None:
-        await self.moving()
-        await self._drive.remove_xattr(self._nodes.inode(node), name)
+        await self._room(Need.FREE)
+        self._drive.accept_xattr_removal(self._nodes.inode(node), name)
 
     # Contents
 
@@ -213,15 +214,22 @@ class NodeDrive:
         if not names:
             raise StaleError(f"inode {look.inode} was replaced, and has no name")
         parent, name = names[0]
-        folder = self._nodes.shown(parent)
-        await make_conflict_copy(
-            self._drive,
-            look.inode,
-            look.commit,
-            folder.inode if isinstance(folder, Look) else folder,
-            name,
-            lambda made: self._nodes.show(node, made),
-        )
+        while True:
+            folder = self._nodes.shown(parent)
+            number = folder.inode if isinstance(folder, Look) else folder
+            try:
+                await make_conflict_copy(
+                    self._drive,
+                    look.inode,
+                    look.commit,
+                    number,
+                    name,
+                    lambda made: self._nodes.show(node, made),
+                )
+                return
+            except StaleError:
+                if self._nodes.shown(parent) == folder:
+                    raise
 
     async def settle(self, node: int) -> None:
         shown = self._nodes.shown(node)
@@ -237,7 +245,8 @@ class NodeDrive:
 
     # Names
     #
-    # What a number means is asked in the turn of the change, as it may be another inode after a rebase.
+    # What a number means is asked in the turn of the change, after all waits: it may be another inode after a
+    # rebase.
 
     def hold(self, node: int) -> None:
         """As the drive's, at a look-up or an opening. `StaleError`: others replaced what the node shows; the
@@ -279,29 +288,29 @@ class NodeDrive:
     async def make_node(
         self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int | None = None
     ) -> Attributes:
-        await self.moving()
-        made = await self._drive.make_node(self._nodes.inode(parent), name, mode, rdev, uid, gid, umask)
+        await self._room(Need.CHANGE)
+        made = self._drive.accept_node(self._nodes.inode(parent), name, mode, rdev, uid, gid, umask)
         return self._named(parent, name, made)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
-        await self.moving()
-        made = await self._drive.symlink(self._nodes.inode(parent), name, target, uid, gid)
+        await self._room(Need.CHANGE, len(target))
+        made = self._drive.accept_symlink(self._nodes.inode(parent), name, target, uid, gid)
         return self._named(parent, name, made)
 
     async def link(self, node: int, parent: int, name: bytes) -> Attributes:
-        await self.moving()
-        linked = await self._drive.link(self._nodes.inode(node), self._nodes.inode(parent), name)
+        await self._room(Need.CHANGE)
+        linked = self._drive.accept_link(self._nodes.inode(node), self._nodes.inode(parent), name)
         return self._named(parent, name, linked)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        await self.moving()
+        await self._room(Need.FREE)
         before = self._nodes_of((parent, name))
-        await self._drive.unlink(self._nodes.inode(parent), name)
+        self._drive.accept_unlink(self._nodes.inode(parent), name)
         self._moved(before)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
-        await self.moving()
-        await self._drive.remove_directory(self._nodes.inode(parent), name)
+        await self._room(Need.FREE)
+        self._drive.accept_removal(self._nodes.inode(parent), name)
 
     async def rename(
         self,
@@ -314,9 +323,9 @@ class NodeDrive:
         exchange: bool,
         whiteout: tuple[int, int] | None,
     ) -> None:
-        await self.moving()
+        await self._room(Need.FREE)
         before = self._nodes_of((parent, name), (new_parent, new_name))
-        await self._drive.rename(
+        self._drive.accept_rename(
             self._nodes.inode(parent),
             name,
             self._nodes.inode(new_parent),

@@ -168,6 +168,10 @@ class InodeAttributes:
         sets the mode too; without `keeps_set_group_id` (who sets it is no member of the file's group) it
         takes that bit. `InvalidArgumentError`, `AccessDeniedError`: no list, or it does not belong there."""
         await self._intake.room(Need.CHANGE, len(value))
+        self.accept_xattr(inode, name, value, keeps_set_group_id=keeps_set_group_id)
+
+    def accept_xattr(self, inode: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True) -> None:
+        """The same, in a turn in which there was room for the value (`Need.CHANGE`)."""
         row = self._inodes.row(inode)
         if not name.startswith(XATTR_NAMESPACES):
             raise NotSupportedError("extended attributes are user., trusted., security. or access lists")
@@ -186,6 +190,10 @@ class InodeAttributes:
     async def remove_xattr(self, inode: int, name: bytes) -> None:
         """`NoAttributeError` if there is none of that name, unless it is an access list."""
         await self._intake.room(Need.FREE)
+        self.accept_xattr_removal(inode, name)
+
+    def accept_xattr_removal(self, inode: int, name: bytes) -> None:
+        """The same, in a turn in which there was room (`Need.FREE`)."""
         now = self._intake.now()
         if name in LISTS:
             self._intake.accept_all(self._access_lists.removing(self._inodes.row(inode), name, now))

@@ -3,6 +3,8 @@
 Invariants:
 1. A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and
    applied when it returns. What is valid is decided here; the reducer never refuses.
+2. A call waits for room, and then accepts. The second part is a call of its own (`accept_`), for who says
+   only then which inode is meant: a rebase may give it another number while the call waits.
 
 Event-loop thread only. Permissions are the door's business (the kernel's `default_permissions`).
 """
@@ -78,6 +80,19 @@ class Tree:
         default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION"); without a
         umask the mode is final."""
         await self._intake.room(Need.CHANGE)
+        return self.accept_node(parent, name, mode, rdev, uid, gid, umask)
+
+    def accept_node(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        umask: int | None = None,
+    ) -> Attributes:
+        """The same, in a turn in which there was room (`Need.CHANGE`)."""
         directory = self._new_name(parent, name)
         if directory.mode & S_ISGID:
             gid = directory.gid
@@ -108,11 +123,15 @@ class Tree:
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
         """A new symbolic link."""
+        await self._intake.room(Need.CHANGE, len(target))
+        return self.accept_symlink(parent, name, target, uid, gid)
+
+    def accept_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        """The same, in a turn in which there was room for the target (`Need.CHANGE`)."""
         if not target:
             raise NoEntryError("an empty symbolic link")
         if len(target) > MAX_SYMLINK:
             raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
-        await self._intake.room(Need.CHANGE, len(target))
         directory = self._new_name(parent, name)
         group = directory.gid if directory.mode & S_ISGID else gid
         inode, now = self._namespace.allocate_inode(), self._intake.now()
@@ -133,6 +152,10 @@ class Tree:
     async def link(self, inode: int, parent: int, name: bytes) -> Attributes:
         """One more name for a file."""
         await self._intake.room(Need.CHANGE)
+        return self.accept_link(inode, parent, name)
+
+    def accept_link(self, inode: int, parent: int, name: bytes) -> Attributes:
+        """The same, in a turn in which there was room (`Need.CHANGE`)."""
         row = self._inodes.row(inode)
         if row.is_directory:
             raise NotPermittedError("a directory has one name only")
@@ -159,6 +182,10 @@ class Tree:
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory's."""
         await self._intake.room(Need.FREE)
+        self.accept_unlink(parent, name)
+
+    def accept_unlink(self, parent: int, name: bytes) -> None:
+        """The same, in a turn in which there was room (`Need.FREE`)."""
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
@@ -170,6 +197,10 @@ class Tree:
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         await self._intake.room(Need.FREE)
+        self.accept_removal(parent, name)
+
+    def accept_removal(self, parent: int, name: bytes) -> None:
+        """The same, in a turn in which there was room (`Need.FREE`)."""
         if name == b".":
             raise InvalidArgumentError("cannot remove .")
         if name == b"..":
@@ -196,6 +227,22 @@ class Tree:
         """rename(2), renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT (`whiteout`: the
         user and group that the whiteout is to have, unless the directory hands its group on)."""
         await self._intake.room(Need.FREE)
+        self.accept_rename(
+            parent, name, new_parent, new_name, no_replace=no_replace, exchange=exchange, whiteout=whiteout
+        )
+
+    def accept_rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        no_replace: bool,
+        exchange: bool,
+        whiteout: tuple[int, int] | None,
+    ) -> None:
+        """The same, in a turn in which there was room (`Need.FREE`)."""
         if exchange and (no_replace or whiteout is not None):
             raise InvalidArgumentError("EXCHANGE excludes NOREPLACE and WHITEOUT")
         _, row = self._entry(parent, name)
