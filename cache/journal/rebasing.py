@@ -116,13 +116,13 @@ async def rebase(ledger: Ledger, rebasing: Rebasing) -> Resolved:
     changed."""
     making = partial(_spool, rebasing)
     spool = await trio.to_thread.run_sync(making) if rebasing.is_aside else making()
-    lengths = [sum(map(len, payload)) for payload in spool]
-    ledger.journal.make_room([*lengths, _likely_size(ledger)], ledger.namespace.commit)
+    _make_room(ledger, spool)
     resolved: Resolved | None = None
     if rebasing.is_aside:
         resolved = await _rebase_aside(ledger, rebasing, spool, is_still=False)
         resolved = resolved or await _rebase_aside(ledger, rebasing, spool, is_still=True)
     if resolved is None:
+        _make_room(ledger, spool)  # what was accepted meanwhile may have taken that from before
         resolved = _rebase_at_once(ledger, rebasing, spool)
     await sync_rebase(ledger)
     return resolved
@@ -295,6 +295,12 @@ def _take_place(
         ledger.fail_diverged()
         raise
     rebasing.shown(made.resolved)
+
+
+def _make_room(ledger: Ledger, spool: Spool) -> None:
+    """Have room in the journal for these commits and a rebase on them, or raise; as of `rebase`."""
+    lengths = [sum(map(len, payload)) for payload in spool]
+    ledger.journal.make_room([*lengths, _likely_size(ledger)], ledger.namespace.commit)
 
 
 def _likely_size(ledger: Ledger) -> int:

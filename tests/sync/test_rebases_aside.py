@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
-from backend.errors import FencedError
+from backend.errors import FencedError, NoSpaceError
+from backend.system import Environment
 from cache.attributes import AttributeChange
 from cache.drive import Drive
+from cache.errors import NoSpaceLeftError
 from cache.journal import rebasing
-from cache.namespace import MalformedError, Namespace, SetXattr
+from cache.namespace import MalformedError, Namespace, SetXattr, Shadow
 from cache.namespace.operations import ROOT_INODE
 from cache.rebase import Device, Resolved, take_up
 from cache.sync import Follower, follower, rebaser
@@ -38,6 +41,7 @@ from tests.sync.test_whole_drives import (
     same_everywhere,
     write,
 )
+from tests.unit.cache.test_drive import FullDisk
 
 PATIENCE: Final = 60
 GROUP: Final = AttributeChange(mode=0o640)
@@ -337,3 +341,47 @@ async def test_a_commit_of_many_changes_is_followed_aside(
             slow.let()
         assert len(names(second)) == 303
         await same_everywhere(hub, second)
+
+
+async def test_a_rebase_that_finds_no_room_after_what_came_meanwhile_changes_nothing(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: that took the room of the rebase without a pause, and the drive had to be mounted anew."""
+    disk, shadow = FullDisk(), Namespace.shadow
+
+    def refused(namespace: Namespace, numbers: int) -> Shadow[Namespace] | None:
+        if disk.full:
+            raise NoSpaceError("full")
+        return shadow(namespace, numbers)
+
+    monkeypatch.setattr(Namespace, "shadow", refused)
+    await begin(hub)
+    async with hub.device(2, environment=Environment(disk)) as second:
+        await change_here(second)
+        await change_there(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(is_refused, second.publisher.follow)
+            await slow.begun()
+            disk.full = True
+            file, inode = (second.lookup(ROOT_INODE, name).inode for name in (b"f", b"h"))
+            await second.set_attributes(file, AttributeChange(mode=0o600))
+            await is_refused(partial(fill, second, inode))
+            slow.let()
+        assert slow.made == 1
+        assert not second.ledger.has_diverged
+        assert {*names(second)} == {b"f", b"h", b"d"}
+        disk.full = False
+        await second.publisher.follow()
+        await same_everywhere(hub, second)
+        assert await content_of(second, b"h") == b"x" * 900
+
+
+async def is_refused(call: Callable[[], Awaitable[None]]) -> None:
+    with pytest.raises(NoSpaceLeftError, match="disk"):
+        await call()
+
+
+async def fill(drive: Drive, inode: int) -> None:
+    """Write until there is no room."""
+    while True:
+        await drive.write(inode, 0, b"x" * 900)
