@@ -3,8 +3,9 @@
 Invariants:
 1. Only copies whose tag fits are moved (`ReplicatedObjects`, invariant 4): commits by their hash chain,
    roots by their ballots. What a node made up stays where it is.
-2. Copies elsewhere are deleted only after m+1 wanted nodes have the right one durably: at no moment are there
-   fewer good copies than before.
+2. Copies elsewhere are deleted only after m+1 wanted nodes took the right one: at no moment are there fewer
+   good copies than before. That a node was read and had it is not enough, as a store may answer with what it
+   held before (`late get` of the simulator): a create or a swap is of what it holds.
 3. Only for who holds the drive's lease, which a majority confirms anew before each deletion. Who lost it
    unawares replaces nothing of a later holder's: what is written gives way to a higher ballot.
 4. Nothing is chosen by guess: an object without a right copy, or with two that nothing tells apart, stays.
@@ -128,12 +129,15 @@ class ObjectRebalance:
     async def _settle(self, key: str, found: Copies, accept: Accept) -> None:
         right = _right(key, found, accept)
         wanted = self._wanted(key)
+        elsewhere = sorted((found.good.keys() | found.damaged.keys()) - set(wanted))
         for name in wanted:
-            if found.good.get(name) != right:
+            lacks = found.good.get(name) != right
+            if lacks or elsewhere:
                 await self._objects.restore(name, key, right)
+            if lacks:
                 self._failpoints.reached(COPIED)
                 self.moved += 1
-        for name in sorted((found.good.keys() | found.damaged.keys()) - set(wanted)):
+        for name in elsewhere:
             await self._verify()
             await self._nodes[name].delete(key)
             self._failpoints.reached(DELETED)

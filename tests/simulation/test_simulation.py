@@ -43,6 +43,11 @@ def test_a_drive_that_ends_with_four_votes_is_held_to_bear_one_less() -> None:
     simulate(171)
 
 
+def test_a_commit_that_is_moved_is_not_believed_to_be_where_a_late_answer_says() -> None:
+    """Two of three copies were deleted: a node that had given its copy away was read as it was before."""
+    simulate(1636)
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     assert simulate(3) == simulate(3)
 

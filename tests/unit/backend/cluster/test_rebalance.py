@@ -231,6 +231,33 @@ async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_
     assert holders(nodes, "roots/one") == set(rank[:3])
 
 
+class LateNode(MemoryNode):
+    """Answers a GET with what it held at first, as a store may."""
+
+    def __init__(self, name: str, held: dict[str, bytes]) -> None:
+        super().__init__(name)
+        self._held = held
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if key in self._held:
+            await trio.lowlevel.checkpoint()
+            return self._held[key][offset : None if length is None else offset + length]
+        return await super().get(key, offset, length)
+
+
+async def test_a_node_that_says_what_it_held_before_is_not_taken_for_one_that_has_it() -> None:
+    """Seed 1636 of the simulator: a commit was moved away and back, and a store answered late in between."""
+    nodes = memory_nodes(8)
+    rank = ranking_of(cluster(nodes), 3)(b"roots/one")
+    held = {"roots/one": frame(DRIVE, "roots/one", copy_of(1, b"root"))}
+    for name in rank[1:3]:
+        nodes[name] = LateNode(name, held)
+    for name in (rank[0], rank[4], rank[5]):
+        put(nodes[name], 1, b"root")
+    await small(nodes).run(quiet)
+    assert holders(nodes, "roots/one") == set(rank[:3])
+
+
 @pytest.mark.parametrize("in_order", [True, False])
 async def test_the_gate_is_closed_for_roots_that_are_moved_only(in_order: bool) -> None:
     nodes, closed = memory_nodes(8), []
