@@ -214,11 +214,12 @@ class Namespace:
         return rows[:limit]
 
     def entries_by_name(self, parent: int, start: bytes, end: bytes, limit: int) -> list[DentryRow]:
-        """At most `limit` names in [start, end), in the order of bytes."""
+        """At most `limit` names in [start, end), in the order of bytes; all, if it is negative."""
         unwritten = self._rows.unwritten(parent)
-        found = self._connection.execute(_NAMES, (parent, start, end, limit + len(unwritten)))
+        most = limit + len(unwritten) if limit >= 0 else limit
+        found = self._connection.execute(_NAMES, (parent, start, end, most))
         rows = merged(found, unwritten, lambda row: start <= row.name < end, attrgetter("name"))
-        return rows[:limit]
+        return rows[:limit] if limit >= 0 else rows
 
     def xattr(self, inode: int, name: bytes) -> bytes | None:
         """The value of an extended attribute, or None."""

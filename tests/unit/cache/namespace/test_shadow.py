@@ -75,6 +75,21 @@ def test_what_is_not_saved_has_no_shadow(original: Namespace) -> None:
     shadow_of(original).give_way()
 
 
+@pytest.mark.parametrize("is_beside", [False, True])
+@pytest.mark.parametrize("limit", [-1, 0, 1, 3, 4, 9])
+def test_a_listing_by_name_has_as_many_as_are_asked_for(
+    original: Namespace, limit: int, is_beside: bool
+) -> None:
+    """All, if the limit is negative: the last of them was left out."""
+    if is_beside:
+        assert original.shadow() is not None
+    for name in (b"d", b"b", b"c"):
+        original.apply(create(original, name))
+    expected = [b"a", b"b", b"c", b"d"]
+    found = original.entries_by_name(ROOT_INODE, b"", b"\xff", limit)
+    assert [row.name for row in found] == (expected if limit < 0 else expected[:limit])
+
+
 def test_names_that_change_beside_a_shadow_are_listed_and_end_nothing(original: Namespace) -> None:
     for name in (b"e", b"c", b"d"):
         original.apply(create(original, name))
