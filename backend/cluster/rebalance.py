@@ -3,8 +3,9 @@
 Invariants:
 1. No key is used: which fragment is where, the nodes list; what it is, and whether it is whole, is in the
    fragment (docs/format/fragment.md). Each machine's block index learns of it by reconciliation.
-2. A copy is deleted only after the same fragment was read whole from another node, or was written durably to
-   it, in this run: at no moment has a pack fewer fragments than before, and never two on one node for long.
+2. A copy is deleted only after the node where the fragment belongs took it durably in this run: at no moment
+   has a pack fewer fragments than before, and never two on one node for long. That that node was read and had
+   it is not enough, as a store may answer with what it held before.
 3. Fragments that are on a wanted node stay (`backend.coding.placement.settle`): moving is for the others
    only. What no node has is rebuilt from k others, as repair does it.
 4. A crash at any point leaves at most a fragment on two nodes, of which the next run deletes one.
@@ -41,7 +42,7 @@ from backend.packs import (
 from backend.system import THIS_MACHINE, Environment, task_group
 
 BEFORE_COPY: Final = declare(
-    "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it"
+    "rebalance.before-copy", "a fragment was read and is on its old node; the new one may not have it"
 )
 COPIED: Final = declare("rebalance.copied", "a fragment is durable on its new node, and is on the old one")
 DELETED: Final = declare("rebalance.deleted", "a fragment is on its new node only")
@@ -192,10 +193,11 @@ class Rebalance:
             data = await self._read(work, name, index)
             if data is None:
                 continue
-            if name != target:
+            if held != [target]:
                 self._failpoints.reached(BEFORE_COPY)
                 await self._nodes[target].put(fragment_key(work.pack_id, index), [data])
                 self._failpoints.reached(COPIED)
+            if name != target:
                 report.moved += 1
                 report.moved_bytes += len(data)
             self._users.moved(work.pack_id, index, target)

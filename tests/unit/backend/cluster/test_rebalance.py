@@ -20,6 +20,7 @@ from backend.commits.commit_search import commit_key
 from backend.commits.object_format import Copy, frame, signed, unframe
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
 from backend.errors import FencedError, UnavailableError
+from backend.nodes.node import PAGE
 from backend.packs.fragment_format import fragment_key
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_store import PackStore
@@ -232,7 +233,7 @@ async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_
 
 
 class LateNode(MemoryNode):
-    """Answers a GET with what it held at first, as a store may."""
+    """Answers a GET and a list with what it held at first, as a store may."""
 
     def __init__(self, name: str, held: dict[str, bytes]) -> None:
         super().__init__(name)
@@ -243,6 +244,10 @@ class LateNode(MemoryNode):
             await trio.lowlevel.checkpoint()
             return self._held[key][offset : None if length is None else offset + length]
         return await super().get(key, offset, length)
+
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
+        held = {key for key in self._held if key.startswith(prefix) and key > after}
+        return sorted(held.union(await super().keys(prefix, after, limit)))[:limit]
 
 
 async def test_a_node_that_says_what_it_held_before_is_not_taken_for_one_that_has_it() -> None:
@@ -256,6 +261,21 @@ async def test_a_node_that_says_what_it_held_before_is_not_taken_for_one_that_ha
         put(nodes[name], 1, b"root")
     await small(nodes).run(quiet)
     assert holders(nodes, "roots/one") == set(rank[:3])
+
+
+async def test_a_node_that_says_what_it_held_before_gets_the_fragment() -> None:
+    """A pack of which one fragment was moved away before, by another map."""
+    nodes = await filled(8)
+    places = place(cluster(nodes), PACKS[0], 6)
+    key, target = fragment_key(PACKS[0], 0), places[0]
+    other = next(name for name in nodes if name not in places)
+    late = LateNode(target, {key: nodes[target].objects[key]})
+    nodes[other].objects[key] = nodes[target].objects.pop(key)
+    late.objects = nodes[target].objects
+    nodes[target] = late
+    report = await rebalance(nodes).run(quiet)
+    assert holders(nodes, key) == {target}
+    assert (report.moved, report.rebuilt, report.deleted, report.left) == (0, 0, 1, [])
 
 
 @pytest.mark.parametrize("in_order", [True, False])
