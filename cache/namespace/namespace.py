@@ -16,6 +16,7 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -336,27 +337,21 @@ class Namespace:
         numbers, which this one may. None: not all of it is saved."""
         if not self._rows.is_clean or self._connection.in_transaction:
             return None
-        twin, before = self._beside(), self._beside()
+        with ExitStack() as opened:
+            twin, before = self._beside(opened), self._beside(opened)
+            close = opened.pop_all().close
         twin._state.next_inode += apart
-
-        def close() -> None:
-            twin._connection.close()
-            before._connection.close()
-
         shadow = Shadow(twin, before, twin._connection.interrupt, close)
         self._rows.before_transaction = shadow.give_way
         return shadow
 
-    def _beside(self) -> Namespace:
-        """Another one on the same database."""
+    def _beside(self, opened: ExitStack) -> Namespace:
+        """Another one on the same database, which `opened` closes."""
         twin = copy(self)
         twin._connection = self._file.open_beside()
+        opened.callback(twin._connection.close)
         with sqlite_errors(self.path):
-            try:
-                twin._load(self.device)
-            except BaseException:
-                twin._connection.close()
-                raise
+            twin._load(self.device)
         return twin
 
     def take_place(self, shadow: Shadow[Namespace]) -> None:

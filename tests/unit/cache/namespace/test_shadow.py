@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IFREG
 
+import apsw
 import pytest
 
-from cache.namespace import DisplacedError, Namespace, Shadow
+from backend.errors import TransientError
+from cache.namespace import Connection, DisplacedError, Namespace, Shadow
+from cache.namespace.namespace_file import NamespaceFile
 from cache.namespace.operations import ROOT_INODE, Create, Pin, Rename, SetAttributes, Unlink
 
 PATIENCE = 60
@@ -72,6 +75,27 @@ def test_what_is_not_saved_has_no_shadow(original: Namespace) -> None:
     original.synced_connection()
     assert original.shadow() is None
     original.save(2)
+    shadow_of(original).give_way()
+
+
+def test_a_shadow_that_cannot_be_made_leaves_nothing_open(
+    original: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Connection] = []
+
+    def open_one(file: NamespaceFile) -> Connection:
+        if opened:
+            raise TransientError("too many open files")
+        opened.append(open_beside(file))
+        return opened[0]
+
+    open_beside = NamespaceFile.open_beside
+    monkeypatch.setattr(NamespaceFile, "open_beside", open_one)
+    with pytest.raises(TransientError, match="too many"):
+        original.shadow()
+    with pytest.raises(apsw.ConnectionClosedError):
+        opened[0].execute("SELECT 1")
+    monkeypatch.undo()
     shadow_of(original).give_way()
 
 
