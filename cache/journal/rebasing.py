@@ -90,11 +90,12 @@ class _Made:
     """A rebase that a shadow holds, on commits up to `head`: the answer, its operations encoded with those of
     the tail that it took, and the record that says all of it."""
 
-    def __init__(self, head: Head, resolved: Resolved, tail: Tail) -> None:
+    def __init__(self, head: Head, resolved: Resolved, shadow: Shadow[Namespace]) -> None:
         self._head = head
         self.resolved = resolved
-        self._tail = tail
-        self.encoded = [encode(operation) for operation in resolved.operations]
+        self._shadow = shadow
+        self._tail = Tail(shadow, resolved.changed)
+        self.encoded = [encode(operation) for operation in shadow.checked(resolved.operations)]
         self.record = self._recorded()
 
     def _recorded(self) -> bytes:
@@ -102,7 +103,7 @@ class _Made:
 
     def take(self, encoded: Sequence[bytes], written: Collection[int]) -> None:
         """As of `Tail.take`."""
-        self._tail.take([decode(each) for each in encoded], written)
+        self._tail.take([decode(each) for each in self._shadow.checked(encoded)], written)
         if encoded:
             self.encoded += encoded
             self.record = self._recorded()
@@ -264,15 +265,14 @@ def _make(shadow: Shadow[Namespace], rebasing: Rebasing, device: Device) -> _Mad
     namespace = shadow.namespace
 
     def follow() -> None:
-        for _ in rebasing.follow(namespace):
-            shadow.check()
+        for _ in shadow.checked(rebasing.follow(namespace)):
+            continue
 
     resolved = take_up(namespace, follow, device)
     head = namespace.head()
-    for operation in resolved.operations:
-        shadow.check()
+    for operation in shadow.checked(resolved.operations):
         namespace.apply(operation)
-    return _Made(head, resolved, Tail(shadow.before, namespace, resolved.changed))
+    return _Made(head, resolved, shadow)
 
 
 def _take_place(

@@ -341,7 +341,13 @@ class Namespace:
             twin, before = self._beside(opened), self._beside(opened)
             close = opened.pop_all().close
         twin._state.next_inode += apart
-        shadow = Shadow(twin, before, twin._connection.interrupt, close)
+        connections = (twin._connection, before._connection)
+
+        def interrupt() -> None:
+            for each in connections:
+                each.interrupt()
+
+        shadow = Shadow(twin, before, interrupt, close)
         self._rows.before_transaction = shadow.give_way
         return shadow
 

@@ -14,12 +14,13 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
 from typing import Generic, TypeVar
 
 Twin = TypeVar("Twin")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class DisplacedError(Exception):
@@ -45,6 +46,12 @@ class Shadow(Generic[Twin]):
         """`DisplacedError` if nobody needs the result any more. To be called often within `run`."""
         if not self.is_there:
             raise DisplacedError
+
+    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """These, with a `check` before each."""
+        for item in items:
+            self.check()
+            yield item
 
     def run(self, work: Callable[[], Result]) -> Result:
         """`work` in the calling thread, which changes `namespace`. `DisplacedError`: for nothing."""

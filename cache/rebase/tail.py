@@ -24,6 +24,7 @@ from cache.namespace import (
     Rename,
     RenameLeavingWhiteout,
     SetAttributes,
+    Shadow,
     Unlink,
 )
 from cache.rebase.net_changes import Key, places
@@ -42,23 +43,23 @@ class OvertakenError(Exception):
 
 
 class Tail:
-    """See the module. `before`: as the device showed it when the rebase began, and what no longer changes;
-    `after`: as the rebase left it, which `take` changes; `changed`: by the rebase."""
+    """See the module. `shadow`: as the rebase left it, which `take` changes, with what the device showed
+    before; `changed`: by the rebase. `DisplacedError` of each call: nobody needs that shadow any more."""
 
-    def __init__(self, before: Namespace, after: Namespace, changed: Changed) -> None:
-        self._before, self._after = NamespaceView(before), NamespaceView(after)
-        self._namespace = after
+    def __init__(self, shadow: Shadow[Namespace], changed: Changed) -> None:
+        self._before, self._after = NamespaceView(shadow.before), NamespaceView(shadow.namespace)
+        self._shadow = shadow
         self._others = {*changed.replaced, *changed.became}
         self._known_inodes: set[int] = set()
         """those that were found the same; the tail may have changed them since"""
         self._known_keys: set[Key] = set()
-        self._find_units(before)
-        self._find_units(after)
+        self._find_units(shadow.before)
+        self._find_units(shadow.namespace)
 
     def _find_units(self, namespace: Namespace) -> None:
         """Files may be written whose names nobody says: those of units that differ count as others."""
         found = namespace.synced_connection().execute(_COMPANIONS)
-        for base in {(parent, base_of(name)) for parent, name in found}:
+        for base in self._shadow.checked({(parent, base_of(name)) for parent, name in found}):
             unit = members(base)
             inodes = {view.entry(key) for key in unit for view in (self._before, self._after)}
             if any(self._before.entry(key) != self._after.entry(key) for key in unit) or not all(
@@ -69,13 +70,13 @@ class Tail:
     def take(self, operations: Sequence[Operation], written: Iterable[int]) -> None:
         """Do these too, which follow on those before; into the inodes `written` something was written that is
         in no extent yet. `OvertakenError`: some of it may have been done."""
-        for operation in operations:
+        for operation in self._shadow.checked(operations):
             self._check(operation)
-        for inode in written:
+        for inode in self._shadow.checked(written):
             self._check_inode(inode)
         try:
-            for operation in operations:
-                self._namespace.apply(operation)
+            for operation in self._shadow.checked(operations):
+                self._shadow.namespace.apply(operation)
         except (MalformedError, OutOfDateError) as error:
             raise OvertakenError(str(error)) from error
 

@@ -92,7 +92,7 @@ class BusyDevice(Device):
         twin.namespace, twin.unpublished = shadow.namespace, [*self.unpublished]
         resolved = Device.go_over(twin, log)
         unseen = twin.live_blocks() - other.live_blocks()
-        tail = Tail(shadow.before, shadow.namespace, resolved.changed)
+        tail = Tail(shadow, resolved.changed)
         end = self._go_on(shadow, twin, tail, walker, other, random)
         if end is End.SAME:
             end = self._compare(other, twin, log, walker.written)

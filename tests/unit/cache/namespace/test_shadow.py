@@ -185,3 +185,34 @@ def test_it_ends_while_a_thread_is_at_it(original: Namespace) -> None:
     thread.join(PATIENCE)
     assert ended == [True]
     assert original.points.pins() == {b"p": 1}
+
+
+LONG = (
+    "WITH RECURSIVE n(x) AS (SELECT begun() UNION ALL SELECT x + 1 FROM n LIMIT 5000000) SELECT max(x) FROM n"
+)
+"""Some seconds."""
+
+
+@pytest.mark.parametrize("is_before", [False, True])
+def test_it_ends_while_a_thread_reads_it_or_what_was_before(original: Namespace, is_before: bool) -> None:
+    """Regression: what the thread read of the state before was waited for."""
+    shadow, begun, ended = shadow_of(original), threading.Event(), list[bool]()
+
+    def note(*_: object) -> int:
+        begun.set()
+        return 0
+
+    connection = (shadow.before if is_before else shadow.namespace).synced_connection()
+    connection.create_scalar_function("begun", note, 0)
+
+    def run() -> None:
+        with pytest.raises(DisplacedError):
+            shadow.run(lambda: connection.execute(LONG).fetchall())
+        ended.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    original.apply(Pin(b"p", 1))
+    thread.join(PATIENCE)
+    assert ended == [True]
