@@ -17,7 +17,7 @@ from typing import Final
 
 from backend.hub.database import Database
 from backend.hub.pack_rows import add_pack, mark_shrunk, pack_of
-from backend.hub.token_end import BOUND_HEARD, BOUND_SEEN, LISTED_DAYS, NOW, TOKEN_DAYS, not_heard_for
+from backend.hub.token_end import BOUND, LISTED_DAYS, NOW, TOKEN_DAYS, not_heard_for
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
 
@@ -291,7 +291,7 @@ class BlockTable:
             gone = await connection.execute(_FORGET_GONE, ([row[0] for row in locked],))
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
-            for statement in (BOUND_SEEN, BOUND_HEARD, _FORGET_DEVICES):
+            for statement in (BOUND, _FORGET_DEVICES):
                 await connection.execute(statement.encode(), {"clock": clock})
             await connection.execute(
                 "DELETE FROM account a WHERE a.deleted IS NOT NULL"

@@ -5,7 +5,7 @@ and each is compared with its own notes only: `seen` is by the database's clock,
 process, which takes time since its begin as the machine counts it since boot. While one of them is right,
 the other may be wrong by any time, in either direction, and be set right at any moment: no token of a device
 that is heard of ends, and one of a device that is not ends in time. A note that is ahead of its clock was
-made while the clock was ahead, and is bounded by the other one (`BOUND_SEEN`, `BOUND_HEARD`).
+made while the clock was ahead, and is bounded by the other one (`BOUND`).
 
 A note does not go back: a machine that starts with both clocks behind spoils none. Left are a machine that
 starts the database and the hub with clocks that are ahead, which ends tokens; a device that is heard of only
@@ -34,11 +34,10 @@ IS_LONG_AGO: Final = f"(d.seen < now() - interval '1 hour' OR d.heard < {PROCESS
 """Whether a device `d` is to be noted."""
 _SEEN_AHEAD: Final = "seen > now() + interval '1 hour'"
 _HEARD_AHEAD: Final = f"heard > {PROCESS_NOW} + interval '1 hour'"
-BOUND_SEEN: Final = (
-    f"UPDATE device SET seen = heard WHERE {_SEEN_AHEAD} AND heard < seen AND NOT {_HEARD_AHEAD}"
-)
-BOUND_HEARD: Final = (
-    f"UPDATE device SET heard = seen WHERE {_HEARD_AHEAD} AND seen < heard AND NOT {_SEEN_AHEAD}"
+BOUND: Final = (
+    "UPDATE device SET seen = least(seen, heard), heard = least(seen, heard)"
+    f" WHERE heard < seen AND {_SEEN_AHEAD} AND NOT {_HEARD_AHEAD}"
+    f" OR seen < heard AND {_HEARD_AHEAD} AND NOT {_SEEN_AHEAD}"
 )
 
 
