@@ -47,6 +47,8 @@ ELSEWHERE = {
     "a drive is moved from a hub to nodes (`tests/crash/test_moving_back.py`)": {
         "move.arrived",
         "move.closed",
+        "move.noted",
+        "move.told",
     },
     "a drive is moved to a hub (`tests/crash/test_moving.py`)": {
         "copying.blocks",

@@ -47,8 +47,8 @@ from tools.hub.departures import Departures
 from tools.hub.drives import Address
 
 HERE = Path(__file__).parents[2]
-BEFORE = ("copying.blocks", "copying.log")
-AFTER = ("drive-file.nodes-written", "move.arrived")
+BEFORE = ("copying.blocks", "copying.log", "move.noted")
+AFTER = ("drive-file.nodes-written", "move.arrived", "move.told")
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(180)]
 Tree = dict[bytes, tuple[object, ...]]
@@ -180,18 +180,21 @@ def test_killed_at_each_step(
     made: SmallDrive, login: HubLogin, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at(made, login, step)
+    moves = BegunMoves(folders_of(made, compose.load_drive(str(made.drive)).id).state)
+    assert (moves.load() is None) == step.startswith("copying.")
     if step in BEFORE:
         with pytest.raises(UsageError, match="is open at the hub"):
             undo(made, monkeypatch)
     else:
-        assert trio.run(named, login).is_leaving
+        found = trio.run(named, login)
+        assert (found.is_leaving, found.has_left) == (step != "move.told", step == "move.told")
     if step == "move.closed":
         assert undo(made, monkeypatch) == 0
-        own = folders_of(made, compose.load_drive(str(made.drive)).id)
-        assert BegunMoves(own.state).load() is None
+        assert moves.load() is None
     if step in AFTER:
         assert undo(made, monkeypatch) == 0
         assert trio.run(named, login).has_left
+        assert moves.load() is None
         with pytest.raises(UsageError, match="has not moved"):
             undo(made, monkeypatch)
         require_moved(made, login, made.content)
@@ -421,8 +424,11 @@ def test_a_move_that_fails_at_its_end_leaves_the_drive_at_the_hub(
     with monkeypatch.context() as patch:
         patch.setattr(Copying, "finish", fails)
         assert trio.run(run, b"goes on") == ("no answer", True)
+        moves = BegunMoves(folders_of(made, compose.load_drive(str(made.drive)).id).state)
+        assert moves.load() is None
         patch.setattr(RemoteDeparture, "stay", fails)
         problem, is_open = trio.run(run, b"waits")
+        assert moves.load() is not None
         assert "--undo" in problem
         assert not is_open
     assert undo(made, monkeypatch) == 0

@@ -26,6 +26,7 @@ from backend.errors import (
     TransientError,
     UsageError,
 )
+from backend.failpoints import declare
 from backend.nodes import NodeHealth, NodeSet, TokenBucket
 from backend.remote import BegunMove, BegunMoves, HubClient, RemoteDeparture
 from backend.system import Environment, at_rest
@@ -51,6 +52,12 @@ LEAVING_SECONDS: Final = 10.0
 REDUNDANCY_SECONDS: Final = 60.0
 """The nodes are waited for so long to have all fragments of what was copied."""
 
+NOTED: Final = declare(
+    "move.noted", "a move to nodes is written down on this machine; the drive is open at the hub"
+)
+TOLD: Final = declare(
+    "move.told", "the hub knows that the drive has left; the note of the move is still here"
+)
 _NOT_TOLD: Final = (
     "the hub could not be told that the drive has moved: it tells other devices that it is moving, until the "
     "nodes are mounted on this machine{options}"
@@ -104,6 +111,7 @@ class MovingBack:
 
         async def close() -> None:
             await trio.to_thread.run_sync(self._moves.keep, move)
+            self._environment.failpoints.reached(NOTED)
             await departure.begin(move.nodes)
             last.append(await departure.close())
 
@@ -126,6 +134,7 @@ class MovingBack:
         with trio.move_on_after(LEAVING_SECONDS, shield=True):
             try:
                 await leave(client, self._at.drive_id, move, move.folder)
+                self._environment.failpoints.reached(TOLD)
                 await trio.to_thread.run_sync(self._moves.forget)
             except ConflictError as error:
                 return [str(error)]
