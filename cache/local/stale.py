@@ -64,12 +64,12 @@ class Unstored:
 
 
 class StaleState:
-    """A state as it was. Close it. `work` is an empty private folder on the disk of `folder`. `gone`: blocks
-    that are not stored any more; what unfinished commits have in them is read from the journal."""
+    """A state as it was. Close it. `work` is an empty private folder on the disk of `folder`. Only
+    `unfinished_blocks` may be called before `replay`."""
 
-    def __init__(self, folder: Path, work: Path, gone: Set[BlockId] = frozenset()) -> None:
+    def __init__(self, folder: Path, work: Path) -> None:
         """`NotFoundError`: there is no namespace, so that nothing can be said of what the journal holds.
-        `CorruptError`: the two do not fit. Within trio; blocks."""
+        Within trio; blocks."""
         if not (folder / NAMESPACE_FILE).exists():
             raise NotFoundError(f"{folder}: there is no namespace, without which a journal cannot be shown")
         self._resources = ExitStack()
@@ -80,16 +80,22 @@ class StaleState:
             self._journal = Journal(work / JOURNAL)
             self._resources.callback(self._journal.close)
             self._ledger = Ledger(self._journal, self._namespace, Custody(work))
-            recovery = JournalRecovery(self._ledger)
-            self._unfinished = recovery.unfinished()
-            for each in self._unfinished:
-                if gone & blocks_named(each.extents):
-                    recovery.take_back_extents(each.number)
-                    break
-            self._operations = recovery.look()
+            self._recovery = JournalRecovery(self._ledger)
+            self._unfinished = self._recovery.unfinished()
         except BaseException:
             self.close()
             raise
+        self._operations = list[Operation]()
+
+    def replay(self, gone: Set[BlockId] = frozenset()) -> None:
+        """Have all that the journal says, once. `gone`: blocks that are not stored any more; the bytes that
+        unfinished commits have in them are read from the journal. `CorruptError`: the journal does not fit
+        the namespace. Blocks."""
+        for each in self._unfinished:
+            if gone & blocks_named(each.extents):
+                self._recovery.take_back_extents(each.number)
+                break
+        self._operations = self._recovery.look()
 
     def unstored(self) -> list[Unstored]:
         """The files and folders that were made or changed since the newest commit that was known to be

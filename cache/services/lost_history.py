@@ -41,8 +41,8 @@ async def has_lost(log: CommitLog, known: Head) -> bool:
 
 
 async def gone_of_unfinished(upstream: Upstream, state: StaleState) -> frozenset[BlockId]:
-    """The blocks of commits that were not appended which are not stored any more: a `StaleState` that is told
-    of them has their bytes from the journal."""
+    """The blocks of commits that were not appended which are not stored any more: `StaleState.replay` is told
+    of them, and has their bytes from the journal."""
     return frozenset(await upstream.blocks.missing(state.unfinished_blocks()))
 
 

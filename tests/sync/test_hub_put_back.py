@@ -245,6 +245,7 @@ async def set_aside(
             (work / name).mkdir()
             found.append(StaleState(kept, work / name))
             stack.callback(found[-1].close)
+            found[-1].replay()
         yield found[0], found[1]
 
 

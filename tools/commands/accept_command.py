@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import Any
 
 import trio
@@ -80,8 +81,7 @@ async def _require(upstream: RemoteUpstream, drive: DriveAtHub, own: Folders) ->
     """`UsageError`: nothing was lost, or it cannot be brought in; and what `require_whole` raises. Of the
     state in use with its journal replayed: what the journal has needs nothing of the hub."""
     with stale_commands.looked_at(own.state, own.state) as state:
-        gone = await gone_of_unfinished(upstream, state)
-    with stale_commands.looked_at(own.state, own.state, gone) as state:
+        state.replay(await gone_of_unfinished(upstream, state))
         known = state.namespace.head()
         upstream.keep_commits(RecentCommits(str(own.state)), lambda: known)
         await upstream.log.head()  # it is given what it lacks, if it can be
@@ -113,10 +113,12 @@ def _named(own: Folders, name: str) -> SetAside:
 
 async def _brought(drive: DriveAtHub, own: Folders, kept: SetAside) -> Resolved:
     opening = opened_drive_at_hub(drive, own, DriveOptions(), drive.login.route, waiting=complain)
+    looked_at = partial(stale_commands.looked_at, kept.folder, own.state)
     async with upstream_at_hub(drive) as upstream:
-        with stale_commands.opened(kept) as state:
-            gone = await gone_of_unfinished(upstream, state)
-        with stale_commands.opened(kept, gone) as scratch, stale_commands.opened(kept, gone) as again:
+        with looked_at() as scratch, looked_at() as again:
+            gone = await gone_of_unfinished(upstream, again)
+            for state in (scratch, again):
+                state.replay(gone)
             async with opening as opened, trio.open_nursery() as nursery:
                 await nursery.start(opened.run)
                 reader = reader_at_hub(drive, upstream)

@@ -10,14 +10,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Set
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-    suppress,
-)
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +19,6 @@ import trio
 
 from backend.errors import DriveError, UnavailableError
 from backend.system import THIS_MACHINE
-from backend.upstream import BlockId
 from cache.client import Client
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
@@ -106,17 +99,19 @@ def _chosen(options: argparse.Namespace) -> SetAside:
     return there[name]
 
 
-def opened(chosen: SetAside, gone: Set[BlockId] = frozenset()) -> AbstractContextManager[StaleState]:
-    """As `looked_at`."""
-    return looked_at(chosen.folder, chosen.folder.parent.parent, gone)
+@contextmanager
+def _replayed(chosen: SetAside) -> Iterator[StaleState]:
+    with looked_at(chosen.folder, chosen.folder.parent.parent) as state:
+        state.replay()
+        yield state
 
 
 @contextmanager
-def looked_at(folder: Path, within: Path, gone: Set[BlockId] = frozenset()) -> Iterator[StaleState]:
-    """The state in `folder`, which nobody uses, in a copy in `within` while the block runs. `gone`, and what
-    is raised: as of `StaleState`."""
+def looked_at(folder: Path, within: Path) -> Iterator[StaleState]:
+    """The state in `folder`, which nobody uses, in a copy in `within` while the block runs; it is to be
+    replayed. Raises what `StaleState` raises."""
     with tempfile.TemporaryDirectory(prefix=".look-", dir=within) as work:
-        state = StaleState(folder, Path(work), gone)
+        state = StaleState(folder, Path(work))
         try:
             yield state
         finally:
@@ -129,7 +124,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 async def _say_all(chosen: SetAside) -> None:
-    with opened(chosen) as state:
+    with _replayed(chosen) as state:
         for item in state.unstored():
             what = "content" if item.is_content else "name or attributes"
             size = format_size(state.size_of(item))
@@ -159,7 +154,7 @@ async def _write_all(
 ) -> tuple[int, int]:
     """The numbers of files written and not written; each of the latter is named."""
     done = failed = 0
-    with opened(chosen) as state:
+    with _replayed(chosen) as state:
         async with opening as reader:
             await _learn_epochs(reader, state)
             content = state.content_of(reader.blocks)
