@@ -173,7 +173,8 @@ class _Opening:
             return await self._recovered(local, store, notices)
 
     async def _recovered(self, local: LocalState, store: OpenStore, notices: Sequence[str]) -> Drive:
-        set_aside = len(await trio.to_thread.run_sync(stale.found, self.folders.state))
+        found = await trio.to_thread.run_sync(stale.found, self.folders.state)
+        set_aside = sum(not each.is_brought_in for each in found)
         circumstances = Circumstances(
             store.health, store.node_changes, tuple(notices), set_aside, store.disk_cache
         )

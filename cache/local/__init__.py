@@ -11,7 +11,7 @@ from cache.local.local_state import (
     locked,
     set_namespace_aside,
 )
-from cache.local.stale import SetAside, StaleState, Unstored, found, restore
+from cache.local.stale import SetAside, StaleState, Unstored, found, note_brought_in, restore
 
 __all__ = [
     "JOURNAL",
@@ -27,6 +27,7 @@ __all__ = [
     "Unstored",
     "found",
     "locked",
+    "note_brought_in",
     "restore",
     "set_namespace_aside",
 ]

@@ -17,7 +17,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final
 
 from backend.errors import NotFoundError
-from backend.system import at_rest
+from backend.system import Environment, at_rest
 from backend.upstream import BlockId, KeyEpoch
 from cache.blocks import BlockCache, Content
 from cache.journal import Custody, Journal, JournalRecovery, Ledger
@@ -26,6 +26,8 @@ from cache.namespace import ROOT_INODE, InodeRow, Namespace, Operation, Unlink
 from cache.publish import blocks_named
 from cache.slow_waits import SlowWaits
 
+BROUGHT_IN: Final = "brought-in"
+"""The empty file in a state of which the drive has all."""
 PART: Final = 4 << 20
 _NAMES: Final = (
     "SELECT dentry.parent, dentry.name, dentry.inode, inode.mode FROM dentry JOIN inode USING (inode)"
@@ -34,12 +36,14 @@ _NAMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """One state. `size`: bytes on the disk; `time_ns`: of its newest file."""
+    """One state. `size`: bytes on the disk; `time_ns`: of its newest file. `is_brought_in`: the drive has all
+    of it."""
 
     name: str
     folder: Path
     size: int
     time_ns: int
+    is_brought_in: bool
 
 
 def found(state_folder: Path) -> list[SetAside]:
@@ -47,10 +51,17 @@ def found(state_folder: Path) -> list[SetAside]:
     return [_described(path) for path in sorted((state_folder / STALE).glob("*")) if path.is_dir()]
 
 
+def note_brought_in(state: SetAside, environment: Environment) -> None:
+    """Durably: the drive has all of that state. Blocks."""
+    environment.disk.write_file(str(state.folder / BROUGHT_IN), [])
+
+
 def _described(folder: Path) -> SetAside:
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    mark = folder / BROUGHT_IN
+    files = [path.stat() for path in folder.rglob("*") if path.is_file() and path != mark]
     size = sum(each.st_blocks * 512 for each in files)
-    return SetAside(folder.name, folder, size, max((each.st_mtime_ns for each in files), default=0))
+    newest = max((each.st_mtime_ns for each in files), default=0)
+    return SetAside(folder.name, folder, size, newest, mark.exists())
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,15 @@ class Machine:
 
         trio.run(run)
 
+    def counted_as_set_aside(self) -> int:
+        """The number of states that a mount says are not in the drive."""
+
+        async def run() -> int:
+            async with in_use_at_hub(self.made, self.login) as drive:
+                return (await drive.status()).set_aside
+
+        return trio.run(run)
+
     def set_aside(self) -> list[str]:
         drive = trio.run(at_hub, self.made, self.login)
         return [each.name for each in found(folders_of(self.made, drive.drive_id).state)]
@@ -140,6 +149,7 @@ def test_what_this_machine_alone_has_is_brought_in(
         assert goes_on in capsys.readouterr().err
         with pytest.raises(UsageError, match=goes_on):
             drivefs(["accept-restore", machine.source])
+        assert machine.counted_as_set_aside() == 1
         machine.write({b"meanwhile": b"5"})
         with pytest.raises(UsageError, match=f"the hub has all.*{goes_on}"):
             drivefs(["accept-restore", machine.source])
@@ -147,8 +157,12 @@ def test_what_this_machine_alone_has_is_brought_in(
         expected = {**LOST, b"before": b"1", b"of the other": b"2", b"instead": b"3", b"meanwhile": b"5"}
         machine.require(expected)
         machine.require(expected, "fourth")
-        with pytest.raises(UsageError, match="the hub has all"):
+        with pytest.raises(UsageError, match=r"the hub has all.*nothing is to be accepted$"):
             drivefs(["accept-restore", machine.source])
+        assert machine.counted_as_set_aside() == 0
+        capsys.readouterr()
+        assert drivefs(["stale", "list", machine.source]) == 0
+        assert "brought in" in capsys.readouterr().out
         with pytest.raises(UsageError, match="nothing of that name was set aside"):
             drivefs(["accept-restore", "--stale", "none", machine.source])
         assert drivefs(["accept-restore", "--stale", name, machine.source]) == 0

@@ -15,7 +15,7 @@ import trio
 from backend.errors import UsageError
 from backend.remote import RecentCommits, RemoteUpstream
 from backend.system import THIS_MACHINE
-from cache.local import DeviceFile, LocalState, SetAside, found
+from cache.local import DeviceFile, LocalState, SetAside, found, note_brought_in
 from cache.opening import DriveOptions
 from cache.rebase import Resolved
 from cache.services import LostHistory, gone_of_unfinished, has_lost, require_whole
@@ -53,6 +53,7 @@ def _run(options: argparse.Namespace) -> int:
             f"drivefs: the state is set aside as stale/{name}, and stays; to go on: {_goes_on(drive, name)}"
         )
         raise
+    note_brought_in(kept, THIS_MACHINE)
     changes, conflicts = len(resolved.operations), len(resolved.decisions)
     say(
         f"{drive.source}: {counted(changes, 'change')} brought in, {counted(conflicts, 'conflict')} decided "
@@ -93,7 +94,7 @@ async def _require(upstream: RemoteUpstream, drive: DriveAtHub, own: Folders) ->
 
 def _left_before(drive: DriveAtHub, own: Folders) -> str:
     """The words for that a run may have been interrupted after it had set a state aside."""
-    names = [each.name for each in found(own.state)]
+    names = [each.name for each in found(own.state) if not each.is_brought_in]
     if not names:
         return ""
     goes_on = _goes_on(drive, names[-1])

@@ -82,7 +82,8 @@ def _list(options: argparse.Namespace) -> int:
     folder = _state_folder(options)
     for each in found(folder):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.time_ns / 1e9))
-        say(f"{printable(each.name)}  last changed {when}  {format_size(each.size)}")
+        brought = "  brought in" if each.is_brought_in else ""
+        say(f"{printable(each.name)}  last changed {when}  {format_size(each.size)}{brought}")
     if not found(folder):
         complain(f"drivefs: nothing was set aside in {folder}")
     return 0
