@@ -12,15 +12,22 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import DriveError
-from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, flip, make_small_drive
+from cache.drive import Drive
+from tests.contents import Kind, content
+from tests.drives import QUIET, make_file
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, flip, make_small_drive, no_ballast
+from tools import drive_opening
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -168,6 +175,51 @@ def test_two_nodes_whose_data_is_gone(damaged: SmallDrive) -> None:
     assert damaged.fsck("-y") == CORRECTED
     assert damaged.fsck("-n", "--data") == CLEAN
     assert damaged.read() == damaged.content
+
+
+@asynccontextmanager
+async def _running(made: SmallDrive) -> AsyncIterator[Drive]:
+    async with (
+        drive_opening.opened_drive(made.unlocked(), made.own(), QUIET) as drive,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(drive.run)
+        yield drive
+        nursery.cancel_scope.cancel()
+
+
+async def _store(made: SmallDrive, *files: Kind) -> None:
+    """A commit for each file."""
+    async with _running(made) as drive:
+        for number, kind in enumerate(files):
+            await make_file(drive, b"later%d" % number, content(kind, 30_000, number))
+            await drive.sync()
+
+
+async def _open_until_there(made: SmallDrive, wanted: set[Path]) -> None:
+    """With nothing changed, read or scrubbed."""
+    async with _running(made):
+        with trio.fail_after(60):
+            while wanted - {*made.files()}:
+                await trio.sleep(0.05)
+
+
+def test_two_nodes_that_are_put_back_to_an_older_state_get_what_they_lack(
+    damaged: SmallDrive, tmp_path: Path
+) -> None:
+    """On the machine that wrote it, by mounting."""
+    put_back = [damaged.drive / "node1", damaged.drive / "node4"]
+    for node in put_back:
+        shutil.copytree(node, tmp_path / "older" / node.name, ignore=no_ballast)
+    trio.run(partial(_store, damaged, "text", "random", "json", "half-compressible"))
+    wanted = {*damaged.files()}
+    for node in put_back:
+        shutil.rmtree(node)
+        shutil.copytree(tmp_path / "older" / node.name, node)
+    lacking = {path.relative_to(damaged.drive).parts[1] for path in wanted - {*damaged.files()}}
+    assert lacking == {"packs", "commits"}
+    trio.run(partial(_open_until_there, damaged, wanted))
+    assert damaged.fsck("-n", "--data") == CLEAN
 
 
 def test_what_cannot_be_rebuilt_is_listed_and_stays(
