@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.errors import AwayError, RollbackError, UsageError, sole
+from backend.errors import AwayError, BlocksMissingError, RollbackError, UsageError, sole
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin
 from backend.remote.kept_log import KeptLog
@@ -20,6 +20,7 @@ from cache.blocks import BlockCache
 from cache.local import LocalState, found
 from cache.rebase import Resolved
 from cache.services import LostHistory
+from cache.services.devices import Devices
 from tests.contents import KINDS, content
 from tests.crash.moving import NAME, ROOT, log_in, variables
 from tests.crash.moving_back import at_hub, folders_of, in_use_at_hub
@@ -31,6 +32,14 @@ from tools.drivefs import drivefs
 from tools.hub.drives import Address
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(180)]
+REFUSALS = {
+    "no common point": (UsageError, "no commit that this machine still shows"),
+    "key epoch": (UsageError, "a key epoch began after commit"),
+    "blocks": (
+        BlocksMissingError,
+        r"1 of \d+ blocks .* nothing was brought in",
+    ),
+}
 LOST = {kind.encode(): content(kind, 40_000, at) for at, kind in enumerate(KINDS)}
 
 
@@ -89,6 +98,16 @@ class Machine:
             async with in_use_at_hub(self.made, self.login, name) as drive:
                 for path, data in files.items():
                     assert await content_of(drive, path) == data
+
+        trio.run(run)
+
+    def begin_epoch(self) -> None:
+        """What is sealed from now on has another key."""
+
+        async def run() -> None:
+            async with in_use_at_hub(self.made, self.login) as drive:
+                await Devices(drive).begin_epoch()
+                await drive.sync()
 
         trio.run(run)
 
@@ -205,3 +224,34 @@ def test_what_the_journal_has_is_brought_in_without_the_hub(
         expected = {**LOST, b"lost": b"lost" * 9999, b"before": b"1", b"instead": b"3"}
         machine.require(expected)
         machine.require(expected, "fourth")
+
+
+@pytest.mark.parametrize("why", ["no common point", "key epoch", "blocks"])
+def test_what_cannot_be_brought_in_is_refused_before_anything_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    place = Restorable(tmp_path)
+    with place.serving() as running:
+        machine = Machine(running, tmp_path, monkeypatch)
+        if why != "no common point":
+            machine.write({b"before": b"1"})
+        place.back_up()
+        machine.write(LOST)
+        if why == "key epoch":
+            machine.begin_epoch()
+        assert place.nodes is not None
+        before = {name: set(node.objects) for name, node in place.nodes.items()}
+        machine.write({b"more": content("random", 40_000)})
+        for name, node in place.nodes.items():
+            for key in node.objects.keys() - before[name] if why == "blocks" else ():
+                del node.objects[key]
+    place.restore()
+    with place.serving():
+        machine.write({b"instead": b"3"}, "third")
+        error, words = REFUSALS[why]
+        for _ in range(2):
+            with pytest.raises(error, match=words):
+                drivefs(["accept-restore", machine.source])
+            assert not machine.set_aside()
+            with pytest.raises(RollbackError):
+                machine.write({b"refused": b"4"})
