@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from backend.errors import BlocksMissingError, UsageError
+from backend.errors import BlocksMissingError, CorruptError, UsageError
 from backend.upstream import BlockId, Commit, CommitLog, Head, Upstream
 from cache.attributes import AttributeChange
 from cache.blocks import BlockCache, Content
@@ -120,7 +120,10 @@ class LostHistory:
             await self.drive.sync()
             head, found = self.drive.ledger.head, list[tuple[Commit, bytes]]()
             while len(found) < head.number - base:
-                found += await self.upstream.log.commits_after(base + len(found))
+                more = await self.upstream.log.commits_after(base + len(found))
+                if not more:
+                    raise CorruptError(f"the hub's log ends before commit {head.number}, which it has shown")
+                found += more
             if self.drive.ledger.head == head and not self.drive.ledger.unpublished:
                 return found[: head.number - base]
 

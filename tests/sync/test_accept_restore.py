@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.errors import AwayError, BlocksMissingError, RollbackError, UsageError, sole
+from backend.errors import AwayError, BlocksMissingError, CorruptError, RollbackError, UsageError, sole
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin
 from backend.remote.kept_log import KeptLog
-from backend.upstream import Head
+from backend.upstream import Commit, Head
 from cache.blocks import BlockCache
 from cache.local import LocalState, found
 from cache.rebase import Resolved
@@ -255,3 +255,36 @@ def test_what_cannot_be_brought_in_is_refused_before_anything_is_changed(
             assert not machine.set_aside()
             with pytest.raises(RollbackError):
                 machine.write({b"refused": b"4"})
+
+
+def test_a_log_that_ends_early_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a hub that shows less than before was asked for ever."""
+    really, asked = LostHistory.bring, list[int]()
+
+    async def bring(history: LostHistory, blocks: BlockCache) -> Resolved:
+        log = history.upstream.log
+        whole = log.commits_after
+
+        async def ends(number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+            if limit == 1:
+                return await whole(number, limit)
+            asked.append(number)
+            assert len(asked) < 3
+            return []
+
+        monkeypatch.setattr(log, "commits_after", ends)
+        return await really(history, blocks)
+
+    place = Restorable(tmp_path)
+    with place.serving() as running:
+        machine = Machine(running, tmp_path, monkeypatch)
+        machine.write({b"before": b"1"})
+        place.back_up()
+        machine.write(LOST)
+    place.restore()
+    with place.serving():
+        machine.write({b"instead": b"3"}, "third")
+        monkeypatch.setattr(LostHistory, "bring", bring)
+        with pytest.raises(CorruptError, match="log ends before commit"):
+            drivefs(["accept-restore", machine.source])
+    assert len(asked) == 1
