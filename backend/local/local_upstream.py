@@ -31,6 +31,7 @@ from backend.system import plain_task_group
 from backend.upstream import BlockStore, Head
 
 _LONGEST_PAUSE: Final = 16
+"""times the first one"""
 _LOG = logging.getLogger(__name__)
 
 

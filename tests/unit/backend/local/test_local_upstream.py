@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,36 @@ async def test_a_lost_commit_ends_no_mending_in_the_background() -> None:
         with trio.fail_after(5):
             while (await setup.objects().find_all(later)).damaged:
                 await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_cannot_be_mended_is_tried_after_longer_pauses(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A node that went away may have the copy that is lacking."""
+    setup = Setup()
+    async with setup.opened() as upstream:
+        heads = [await append(upstream) for _ in range(3)]
+    thin = commit_key(2)
+    rank = setup.ranking()(thin.encode())
+    del setup.memory[rank[0]].objects[thin]
+    gone, tries = setup.memory[rank[5]], list[float]()
+
+    async def before(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if (operation, key) == ("get", thin):
+            tries.append(round(trio.current_time()))
+            gone.away = True
+
+    gone.before = before
+    async with setup.opened(known=heads[-1]):
+        await trio.sleep(3600)
+        times = sorted(set(tries))
+        pauses = [after - earlier for earlier, after in pairwise(times)]
+        assert pauses[:4] == [pauses[0] * factor for factor in (1, 2, 4, 8)]
+        assert set(pauses[4:]) == {16 * pauses[0]}
+        gone.before, gone.away = setup.memory[rank[4]].before, False
+        await trio.sleep(16 * pauses[0])
+        assert len((await setup.objects().find_all(thin)).good) == 3
 
 
 async def test_who_closes_the_gate_does_not_wait_until_all_is_mended() -> None:
