@@ -12,7 +12,10 @@ from typing import Final
 import pytest
 import trio
 
+import cache.drive as drive_module
+import cache.presence.presence as presence_module
 from backend.errors import FencedError, NoSpaceError
+from backend.failpoints import Failpoints
 from backend.system import Environment
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -20,7 +23,9 @@ from cache.errors import NoSpaceLeftError
 from cache.journal import rebasing
 from cache.namespace import MalformedError, Namespace, SetXattr, Shadow
 from cache.namespace.operations import ROOT_INODE
+from cache.presence import Presence, Present, Writing
 from cache.rebase import Device, Resolved, take_up
+from cache.retention import mass_deletion
 from cache.sync import Follower, follower, rebaser
 from tests.drives import content_of, make_file, tree
 from tests.sync.drives import Hub
@@ -152,6 +157,34 @@ async def test_changes_go_on_while_a_rebase_is_made(hub: Hub, slow: Slow) -> Non
     assert slow.made == 1
     assert await content_of(second, b"h") == b"again"
     assert await content_of(second, b"later") == b"late"
+
+
+async def test_what_the_drive_does_of_itself_ends_no_rebase(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To save, to show what is open, and to pin what was there before a mass deletion: each would write the
+    database."""
+    monkeypatch.setattr(presence_module, "TICK", 0.001)
+    monkeypatch.setattr(drive_module, "TICK", 0.001)
+    monkeypatch.setattr(mass_deletion, "SOME", 1)
+    ticks, now = 0, Presence.now
+
+    def counted(presence: Presence) -> list[Present]:
+        nonlocal ticks
+        ticks += 1
+        return now(presence)
+
+    async with in_a_rebase(hub, slow) as second:
+        assert second.presence is not None
+        inode = second.lookup(ROOT_INODE, b"h").inode
+        second.presence.writing = lambda: [Writing(inode, ROOT_INODE, b"h")]
+        await second.unlink(ROOT_INODE, b"h")
+        await make_file(second, b"h", b"again")
+        monkeypatch.setattr(Presence, "now", counted)
+        with trio.fail_after(PATIENCE):
+            while ticks < 100:
+                await trio.sleep(0.001)
+    assert slow.made == 1
 
 
 Change = Callable[[Drive], Awaitable[None]]
@@ -340,6 +373,28 @@ async def test_a_commit_of_many_changes_is_followed_aside(
             assert len(names(second)) == 3
             slow.let()
         assert len(names(second)) == 303
+        await same_everywhere(hub, second)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_many_small_commits_are_followed_aside(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """And as many as need no pause are not."""
+    monkeypatch.setattr(rebaser, "STEP", 1 << 20)
+    await begin(hub)
+    failpoints, count = Failpoints(), rebaser.MANY + more
+    async with hub.device(2, environment=Environment(failpoints=failpoints)) as second:
+        async with hub.device(1) as first:
+            for number in range(count):
+                await make_file(first, b"%d" % number, b"%d" % number)
+                await first.sync()
+            before = second.ledger.head.number
+            assert first.ledger.head.number == before + count
+        failpoints.arm("rebase.aside")
+        await second.publisher.follow()
+        assert failpoints.hits["rebase.aside"] == more
+        assert len(names(second)) == 3 + count
         await same_everywhere(hub, second)
 
 
