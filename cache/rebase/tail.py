@@ -32,9 +32,8 @@ from cache.rebase.resolve import Changed
 from cache.rebase.units import COMPANIONS, base_of, members
 from cache.rebase.views import NamespaceView
 
-_COMPANIONS: Final = (
-    "SELECT parent, name FROM dentry WHERE substr(name, -4) IN (x'2d77616c', x'2d73686d')"
-    " OR substr(name, -8) = x'2d6a6f75726e616c'"
+_COMPANIONS: Final = "SELECT parent, name FROM dentry WHERE " + " OR ".join(
+    f"substr(name, -{len(ending)}) = x'{ending.hex()}'" for ending in COMPANIONS
 )
 
 
