@@ -15,7 +15,7 @@ from cache.rebase.contents import Contents
 from cache.rebase.emission import Emission
 from cache.rebase.marks import Marks, merged
 from cache.rebase.names import Names
-from cache.rebase.net_changes import Key, changes_since
+from cache.rebase.net_changes import Key, NetChanges, changes_since
 from cache.rebase.plan import Decision, Plan, Situation
 from cache.rebase.renumbering import Renumbering
 from cache.rebase.views import NamespaceView
@@ -94,26 +94,11 @@ def take_up(namespace: Namespace, follow: Callable[[], None], device: Device) ->
     there. `follow` applies the commits that the namespace lacks. Nothing is saved here; where something is
     raised, the namespace must not be saved before it is rolled back."""
     base, renumbering = namespace.head().number, None
-    ours, dirty, mine = changes_since(namespace.synced_connection(), base), device.dirty, Marks.of(namespace)
+    ours = changes_since(namespace.synced_connection(), base)
     if device.becomes is not None:
         namespace.become(device.becomes)
-        renumbering = Renumbering(ours, dirty, device.becomes, namespace.allocate_inode)
-        ours, dirty = renumbering.changes, renumbering.dirty
-    namespace.undo(base)
-    was = Marks.of(namespace)
-    follow()
-    theirs, head = changes_since(namespace.synced_connection(), base), NamespaceView(namespace)
-    numbers = namespace.allocate_inode
-    situation = Situation(base, head, ours, theirs, dirty, device.held, numbers, device.host)
-    resolved = resolve(situation)
-    if renumbering is not None:
-        resolved = _by_old_numbers(resolved, renumbering)
-    operations, decisions = merged(was, mine, namespace)
-    return replace(
-        resolved,
-        operations=(*resolved.operations, *operations),
-        decisions=(*resolved.decisions, *decisions),
-    )
+        renumbering = Renumbering(ours, device.dirty, device.becomes, namespace.allocate_inode)
+    return _taken_up(namespace, base, follow, device, ours, renumbering, namespace.allocate_inode)
 
 
 def take_up_fork(
@@ -122,16 +107,31 @@ def take_up_fork(
     """As `take_up`, of a namespace that has commits after `base`, a retained point, which the published state
     lost: they count as changes of this device. All inodes that they made get numbers of `number`, which also
     gives those of copies. `namespace` is nobody's then, and must not be saved."""
-    mine = Marks.of(namespace)
     ours = changes_since(namespace.synced_connection(), base)
     renumbering = Renumbering(ours, device.dirty, _NO_DEVICE, number)
+    return _taken_up(namespace, base, follow, device, ours, renumbering, number)
+
+
+def _taken_up(
+    namespace: Namespace,
+    base: int,
+    follow: Callable[[], None],
+    device: Device,
+    ours: NetChanges,
+    renumbering: Renumbering | None,
+    number: Callable[[], int],
+) -> Resolved:
+    """As of `take_up`, from what changed after `base`."""
+    mine, dirty = Marks.of(namespace), device.dirty
+    if renumbering is not None:
+        ours, dirty = renumbering.changes, renumbering.dirty
     namespace.undo(base)
     was = Marks.of(namespace)
     follow()
     theirs, head = changes_since(namespace.synced_connection(), base), NamespaceView(namespace)
-    ours, dirty = renumbering.changes, renumbering.dirty
     resolved = resolve(Situation(base, head, ours, theirs, dirty, device.held, number, device.host))
-    resolved = _by_old_numbers(resolved, renumbering)
+    if renumbering is not None:
+        resolved = _by_old_numbers(resolved, renumbering)
     operations, decisions = merged(was, mine, namespace)
     return replace(
         resolved,
