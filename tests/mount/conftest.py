@@ -70,12 +70,13 @@ def module_drives(fuse: None) -> Iterator[NewDrive]:
 
 
 @pytest.fixture(scope="module")
-def shared(module_drives: NewDrive) -> MountedDrive:
+def shared(module_drives: NewDrive, request: pytest.FixtureRequest) -> MountedDrive:
     """One mounted drive for all tests of a module; each works in a folder of its own. As root they act as
-    other users too."""
+    other users too. The module's SHARED_OPTIONS are options of the mount."""
     drive = module_drives()
     drive.make()
-    drive.mount(*(["allow_other"] if os.geteuid() == 0 else []))
+    options = getattr(request.module, "SHARED_OPTIONS", ())
+    drive.mount(*options, *(["allow_other"] if os.geteuid() == 0 else []))
     return drive
 
 

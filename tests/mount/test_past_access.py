@@ -22,6 +22,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users"),
 ]
 
+SHARED_OPTIONS = ("commit_interval=1h",)
+"""Only the tests commit: a commit in the middle of a write is one more version."""
+
 USERS = ((12345, 12345), (12345, 23456), (23456, 23456), (34567, 34567))
 """(user, group)"""
 CASES = 12

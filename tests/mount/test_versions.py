@@ -25,6 +25,9 @@ from tests.mount.mounted import MountedDrive, differences, perform, run, succeed
 
 pytestmark = pytest.mark.mount
 
+SHARED_OPTIONS = ("commit_interval=1h",)
+"""Only the tests commit: a commit in the middle of a write is one more version."""
+
 EDITS = 15
 NESTED = 5
 """Folders inside the tree that are compared at each time, or a few more."""

@@ -235,8 +235,9 @@ async def test_an_index_that_missed_a_compaction_is_mended(tmp_path: Path) -> No
         await rig.store.flush()
         await rig.check(sealed[:30])
         await rig.store.release(ids(sealed[30:]))
-        await compact(rig)
-        assert rig.index.packs.statistics(0, 99).packs == len(rig.packs())
+        with trio.fail_after(60):  # a pack that a repair has in hand is left to a later compaction
+            while rig.index.packs.statistics(0, 99).packs != len(rig.packs()):
+                await compact(rig)
 
 
 async def test_a_reader_meets_a_compaction(rig: Rig) -> None:
