@@ -19,7 +19,7 @@ YOUNG: Final = (700, 10)
 NEVER: Final = 1 << 30
 LOOK_SECONDS: Final = 20.0
 LONGEST_SECONDS: Final = 600.0
-"""A mount that is never idle is held up so often."""
+"""A mount, or a door, that is never idle is held up so often."""
 
 
 async def collect_cycles_when_idle(idle_seconds: Callable[[], float]) -> None:

@@ -7,6 +7,7 @@ import as a tenth of a mount does, so they are imported with the first call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -85,6 +86,10 @@ class S3Doors:
         for door in self._doors:
             door.server.end()
         await self._ended.wait()
+
+    def idle_seconds(self) -> float:
+        """Seconds since a door answered a request."""
+        return min((door.server.idle_seconds() for door in self._doors), default=math.inf)
 
     def beside(self, commands: Commands) -> Commands:
         """The commands of a control socket, with those about doors."""

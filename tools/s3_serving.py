@@ -23,6 +23,7 @@ from cache.messages import Call, MountStatus, S3DoorWanted, by_name
 from cache.opening import DriveOptions
 from cache.services import services_of
 from gateway.control import Commands, ControlServer
+from mountfs.cycle_collection import collect_cycles_when_idle
 from tools import compose, drive_opening
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -127,6 +128,7 @@ async def _serve(drive: Drive, unlocked: UnlockedDrive, own: Folders, wanted: S3
         scheme = "https" if wanted.certificate else "http"
         for address in (await doors.open(wanted)).addresses:
             say(f"{unlocked.folder} is served at {scheme}://{address}")
+        nursery.start_soon(collect_cycles_when_idle, doors.idle_seconds)
         await asked_to_end.wait()
         await doors.end()
         await drive.sync()

@@ -177,5 +177,10 @@ class Connection:
         counters.received_bytes += exchange.received
         counters.sent_bytes += exchange.sent
         counters.seconds += seconds
+        counters.answered_at = trio.current_time()
         if self._access.isEnabledFor(logging.INFO):
-            self._access.info("%s", exchange.line(seconds))
+            # What `Logger.info` does, but for looking for the line of code, which no access line names.
+            record = self._access.makeRecord(
+                self._access.name, logging.INFO, __file__, 0, exchange.line(seconds), (), None
+            )
+            self._access.handle(record)

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 @dataclass(slots=True)
 class Counters:
     """Only grow, but for `open`. `answers`: by status; `refused`: connections and requests that no
-    application saw, by status."""
+    application saw, by status. `answered_at`: when the last answer ended, by trio's clock; 0 before the
+    first."""
 
     connections: int = 0
     open: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
     seconds: float = 0.0
+    answered_at: float = 0.0
     answers: Counter[int] = field(default_factory=Counter)
     refused: Counter[int] = field(default_factory=Counter)
 

@@ -77,7 +77,7 @@ class Exchange:
         self._began = trio.current_time()
         self._answer: AnswerFraming | None = None
         self._receiving, self._sending = Pace(limits), Pace(limits)
-        self._over = trio.Event()
+        self._over: trio.Event | None = None
 
     async def receive(self) -> Message:
         """ASGI's `receive`: the next part of the body; once there is no more, waits until the answer is
@@ -85,12 +85,19 @@ class Exchange:
         client is gone, which the application lets through, and `RefusedError` (400, 408, 413), which it lets
         through or answers in its own words: the connection ends then."""
         if self.body_is_over:
-            await self._over.wait()
+            await self._until_whole()
             return {"type": "http.disconnect"}
         if self.awaits_continue and not self._reader.has_more:
             await self._send_slowly(CONTINUE)
         self.awaits_continue = False
         return await self._next_part()
+
+    async def _until_whole(self) -> None:
+        if self.is_whole:
+            return
+        if self._over is None:  # few applications ask
+            self._over = trio.Event()
+        await self._over.wait()
 
     async def _next_part(self) -> Message:
         part = await self._part()
@@ -151,7 +158,8 @@ class Exchange:
         await self._send_pieces(pieces, more=more)
         if not more:
             self.is_whole = True
-            self._over.set()
+            if self._over is not None:
+                self._over.set()
 
     def _start(self, message: Message) -> None:
         self.status = message["status"]

@@ -60,6 +60,10 @@ class HttpServer:
         for connection in self._open:
             connection.end()
 
+    def idle_seconds(self) -> float:
+        """Seconds since an answer ended, which is the begin of trio's clock before the first one."""
+        return trio.current_time() - self.counters.answered_at
+
     async def _accept(self, listener: trio.SocketListener, clients: trio.Nursery) -> None:
         await trio.serve_listeners(self._serve_client, [listener], handler_nursery=clients)
 

@@ -65,10 +65,8 @@ def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     check_served(request)
     _check_texts(request)
     headers = {name: request.header(name) for name in STORED if name in request.headers}
-    coding = [part.strip() for part in headers.pop("content-encoding", "").split(",")]
-    left = ", ".join(part for part in coding if part and part != "aws-chunked")
-    if left:
-        headers["content-encoding"] = left
+    if "content-encoding" in headers:
+        headers |= _left_coding(headers.pop("content-encoding"))
     user = {
         name.removeprefix(USER): value for name, value in request.headers.items() if name.startswith(USER)
     }
@@ -86,9 +84,16 @@ def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     )
 
 
+def _left_coding(header: str) -> dict[str, str]:
+    """The header without what only framed the body."""
+    coding = [part.strip() for part in header.split(",")]
+    left = ", ".join(part for part in coding if part and part != "aws-chunked")
+    return {"content-encoding": left} if left else {}
+
+
 def _check_texts(request: Request) -> None:
     for name, value in request.headers.items():
-        if (name.startswith(USER) or name in (*STORED, _TAGGING)) and not is_text(value):
+        if not is_text(value) and (name.startswith(USER) or name in (*STORED, _TAGGING)):
             raise S3Error("InvalidArgument", f"The header {name} is no UTF-8.")
 
 
@@ -101,6 +106,8 @@ def storage_class_of(name: str) -> str:
 
 def tags_of(header: str) -> dict[str, str]:
     """Those of `x-amz-tagging`. `S3Error`."""
+    if not header:
+        return {}
     try:
         pairs = parse_qsl(header, keep_blank_values=True, max_num_fields=64)
     except ValueError:

@@ -79,9 +79,9 @@ def check_size(request: Request, size: int | None) -> None:
 
 def check_acl(call: Call, name: str) -> None:
     """`S3Error` if the bucket does not take this access list."""
-    ownership = call.layer.setting(call.bucket, "ownership")
     is_asked = name != acl.PRIVATE or "x-amz-acl" in call.request.headers
-    if ownership == b"BucketOwnerEnforced" and is_asked and name != "bucket-owner-full-control":
+    is_refused = is_asked and name != "bucket-owner-full-control"
+    if is_refused and call.layer.setting(call.bucket, "ownership") == b"BucketOwnerEnforced":
         raise S3Error("AccessControlListNotSupported", "The bucket does not allow ACLs")
     if acl.is_public(name) and "BlockPublicAcls" in blocks_of(call.layer, call.bucket):
         raise S3Error("AccessDenied")

@@ -45,10 +45,9 @@ class BucketFolders:
     def bucket(self, name: str) -> Bucket:
         """`NoSuchBucket`."""
         row = self._names.child(self._root, name.encode()) if is_bucket_name(name) else None
-        bucket = None if row is None else self._bucket(name, row.inode)
-        if bucket is None:
+        if row is None or not row.is_directory:
             raise S3Error("NoSuchBucket", "the bucket does not exist", {"BucketName": name})
-        return bucket
+        return _shown(name, row.inode, row.btime_ns, self._names.attribute(row.inode, BUCKET))
 
     async def create_bucket(
         self, name: str, *, owner: str = "", location: str = "", settings: Mapping[str, bytes] | None = None
@@ -123,8 +122,13 @@ def _shown(name: str, inode: int, made_ns: int, record: bytes | None) -> Bucket:
 
 
 def _attribute(setting: str, value: bytes = b"") -> bytes:
-    if _SETTING_NAME.fullmatch(setting) is None:
-        raise S3Error("InvalidArgument", f"{setting!r} is no setting of a bucket")
     if len(value) > MAX_SETTING:
         raise S3Error("EntityTooLarge", f"a document of a bucket has at most {MAX_SETTING} bytes")
+    return _setting_name(setting)
+
+
+@lru_cache(maxsize=64)
+def _setting_name(setting: str) -> bytes:
+    if _SETTING_NAME.fullmatch(setting) is None:
+        raise S3Error("InvalidArgument", f"{setting!r} is no setting of a bucket")
     return SETTING + setting.encode()

@@ -114,26 +114,29 @@ class Md5:
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
         self._digest = hashlib.md5(usedforsecurity=False)
         self._nursery = nursery
-        self._is_free = trio.Event()
-        self._is_free.set()
+        self._is_free: trio.Event | None = None
+        """set when the piece that a thread has is done"""
 
     async def update(self, piece: bytes) -> None:
         """Return when those before it are done."""
-        if not self._is_free.is_set():
-            await self._is_free.wait()
+        await self._wait()
         if self._nursery is None or len(piece) < _IN_THREAD:
             self._digest.update(piece)
             return
         self._is_free = trio.Event()
-        self._nursery.start_soon(self._compute, piece)
+        self._nursery.start_soon(self._compute, piece, self._is_free)
 
-    async def _compute(self, piece: bytes) -> None:
+    async def _compute(self, piece: bytes, is_done: trio.Event) -> None:
         await trio.to_thread.run_sync(self._digest.update, piece)
-        self._is_free.set()
+        is_done.set()
+
+    async def _wait(self) -> None:
+        if self._is_free is not None and not self._is_free.is_set():
+            await self._is_free.wait()
 
     async def hex(self) -> str:
         """Of all of them."""
-        await self._is_free.wait()
+        await self._wait()
         return self._digest.hexdigest()
 
 

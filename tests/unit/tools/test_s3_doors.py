@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,24 @@ async def test_a_door_ends_what_was_left_in_the_folder_that_it_serves(
                 while layer.uploads("bucket").items:
                     await trio.sleep(0.01)
                 await doors.end()
+
+
+async def test_doors_are_idle_for_as_long_as_the_one_that_answered_last(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        await make_folder(drive, b"served")
+        doors = S3Doors(drive, KEYS)
+        assert doors.idle_seconds() == math.inf
+        async with trio.open_nursery() as nursery:
+            await nursery.start(doors.run)
+            ports = [int((await doors.open(LISTENING)).addresses[0].rpartition(":")[2]) for _ in range(2)]
+            for port in ports:
+                before = trio.current_time()
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                async with stream:
+                    await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    assert b"".join([part async for part in stream]).startswith(b"HTTP/1.1")
+                assert doors.idle_seconds() <= trio.current_time() - before
+            await doors.end()
 
 
 async def test_uploads_are_asked_for_without_a_door(tmp_path: Path) -> None:

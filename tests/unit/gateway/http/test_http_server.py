@@ -27,11 +27,13 @@ BODY = bytes(range(256)) * 16
 @dataclass
 class _App:
     """Echoes bodies; `/refuse` answers without reading, `/fail` raises, `/wait` waits for `go`, `/large`
-    gives 32 MiB, `/two` a header that would be two, `/short` and `/long` another length than they say."""
+    gives 32 MiB, `/after` asks for more beside its answer and behind it, `/two` a header that would be two,
+    `/short` and `/long` another length than they say."""
 
     scopes: list[Scope] = field(default_factory=list)
     go: trio.Event = field(default_factory=trio.Event)
     asked: trio.Event = field(default_factory=trio.Event)
+    heard: list[str] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
@@ -44,6 +46,9 @@ class _App:
         if path == "/audit":
             scope["state"]["audit"]["who"] = "somebody"
         body = b"" if path == "/refuse" else await _body(receive)
+        if path == "/after":
+            await self._ask_for_more(receive, send)
+            return
         if path == "/large":
             body = bytes(32 << 20)
         status = 403 if path == "/refuse" else 200
@@ -55,6 +60,18 @@ class _App:
         half = len(body) // 2
         await send({"type": "http.response.body", "body": body[:half], "more_body": True})
         await send({"type": "http.response.body", "body": memoryview(body)[half:]})
+
+    async def _ask_for_more(self, receive: Receive, send: Send) -> None:
+        async def hear() -> None:
+            self.heard.append((await receive())["type"])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await trio.testing.wait_all_tasks_blocked()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            self.heard.append("begun")
+            await send({"type": "http.response.body"})
+        await hear()
 
 
 async def _body(receive: Receive) -> bytes:
@@ -428,6 +445,33 @@ async def test_the_access_line_has_no_query(caplog: pytest.LogCaptureFixture) ->
     assert "secret" not in record.getMessage()
     assert (line["method"], line["path"], line["status"], line["who"]) == ("PUT", "/audit", 200, "somebody")
     assert (line["received"], line["sent"]) == (3, 3)
+    assert (record.name, record.levelname) == ("drivefs.access.test", "INFO")
+
+
+async def test_an_access_line_is_not_made_where_nobody_takes_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "drivefs.access")
+    async with running() as run:
+        await run.raw(request("GET", "/", b"", CLOSE))
+        await _closes(run)
+    assert not caplog.records
+
+
+async def test_a_server_says_for_how_long_it_has_answered_nothing(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as run:
+        mock_clock.jump(100)
+        assert run.server.idle_seconds() == 100
+        await run.raw(request("PUT", "/", b"abc", CLOSE))
+        assert run.server.idle_seconds() == 0
+        mock_clock.jump(3)
+        assert run.server.idle_seconds() == 3
+
+
+async def test_who_asks_for_more_than_the_body_waits_for_the_end_of_the_answer() -> None:
+    async with running() as run:
+        await run.raw(request("GET", "/after", b"", CLOSE))
+    assert run.app.heard == ["begun", "http.disconnect", "http.disconnect"]
 
 
 async def test_no_answer_waits_for_a_delayed_acknowledgement() -> None:

@@ -182,6 +182,18 @@ def test_more_than_a_thousand_deletions_are_refused(s3: Any, bucket: str) -> Non
         s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": str(n)} for n in range(1001)]})
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("gzip", "gzip"), ("aws-chunked, gzip", "gzip"), (" br ,, gzip", "br, gzip"), ("aws-chunked", None)],
+)
+def test_the_coding_of_a_body_is_kept_without_its_framing(
+    s3: Any, bucket: str, said: str, kept: str | None
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", ContentEncoding=said, ContentType="x/y")
+    got = s3.head_object(Bucket=bucket, Key="k")
+    assert (got.get("ContentEncoding"), got["ContentType"]) == (kept, "x/y")
+
+
 def test_tags(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Tagging="a=b&c=d%20e")
     assert s3.head_object(Bucket=bucket, Key="k")["TagCount"] == 2

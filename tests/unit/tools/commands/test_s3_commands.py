@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from backend.errors import NotFoundError, UsageError
+from mountfs.cycle_collection import NEVER
 from tests.contents import content
 from tests.small_drive import SmallDrive, make_empty_drive
 
@@ -44,9 +45,11 @@ def listed(drive: SmallDrive, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @contextmanager
-def serving(drive: SmallDrive, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process of a door, and its URL."""
-    program = [sys.executable, "-c", "from tools.drivefs import main; main()"]
+def serving(
+    drive: SmallDrive, *options: str, prepared: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of a door, and its URL. `prepared`: Python that it runs before."""
+    program = [sys.executable, "-c", f"{prepared}\nfrom tools.drivefs import main; main()"]
     process = subprocess.Popen(
         [*program, "s3", "serve", str(drive.drive), *drive.where(), "--listen", "127.0.0.1:0", *options],
         stdout=subprocess.PIPE,
@@ -68,6 +71,23 @@ def served(drive: SmallDrive, *options: str) -> Iterator[str]:
         yield url
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+TELLS_OF_COLLECTION = """
+import gc, signal
+signal.signal(signal.SIGUSR1, lambda *_: print(gc.get_freeze_count() > 0, gc.get_threshold()[2], flush=True))
+"""
+
+
+def test_no_request_waits_for_a_collection_of_all_objects(drive: SmallDrive) -> None:
+    with serving(drive, prepared=TELLS_OF_COLLECTION) as (process, url):
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        connection.close()
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout is not None
+        assert process.stdout.readline().split() == ["True", str(NEVER)]
 
 
 def test_keys_are_added_listed_changed_removed(
