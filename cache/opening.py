@@ -20,7 +20,7 @@ from backend.keys import DriveKeys
 from backend.system import Environment
 from backend.upstream import Upstream
 from cache import defaults
-from cache.blocks import Content, Sealer
+from cache.blocks import Content, Sealer, SmallFiles
 from cache.client import Client, Shared, client_of
 from cache.contact import Contact
 from cache.copied_state import CopiedState
@@ -131,9 +131,10 @@ async def open_drive(
         is_copy = knew_the_log and device in follower.makers
         enrolled = await enrolment(follow, is_copy=is_copy).run()
         identity = CommitIdentity(client.ring, enrolled.number, host, enrolled.key)
-    codec = PresenceCodec(keys)
+    codec, disk = PresenceCodec(keys), circumstances.disk_cache
+    small_files = None if disk is None else SmallFiles(local.namespace, client.blocks, disk.get_here)
     parts = _Assembly(
-        local, upstream, contact, client, identity, options, notices, changes, keeper, codec
+        local, upstream, contact, client, identity, options, notices, changes, keeper, codec, small_files
     ).parts()
     if not options.read_only:
         await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
@@ -186,6 +187,7 @@ class _Assembly:
         changes: Broadcast,
         keeper: Keeper,
         presence_codec: PresenceCodec,
+        small_files: SmallFiles | None,
     ) -> None:
         self._local = local
         self._ledger = local.ledger
@@ -203,7 +205,9 @@ class _Assembly:
         self._wake = Wake()
         journal = self._ledger.journal
         self._slow_waits = SlowWaits()
-        self._content = Content(local.namespace, self._ledger.dirty, journal, client.blocks, self._slow_waits)
+        self._content = Content(
+            local.namespace, self._ledger.dirty, journal, client.blocks, self._slow_waits, small_files
+        )
         self._put_off = PutOff(
             self._ledger,
             local.trimming,

@@ -6,6 +6,7 @@ from cache.blocks.chunking import Chunker
 from cache.blocks.compression import compress, decompress_exactly
 from cache.blocks.content import Content
 from cache.blocks.sealer import AHEAD, Sealer
+from cache.blocks.small_files import SmallFiles
 
 __all__ = [
     "AHEAD",
@@ -14,6 +15,7 @@ __all__ = [
     "Chunker",
     "Content",
     "Sealer",
+    "SmallFiles",
     "compress",
     "decompress_exactly",
     "fetch_right",

@@ -17,13 +17,15 @@ Used on the event-loop thread; large blocks are opened in threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import trio
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, FormatError, UnknownEpochError
+from backend.system import checkpoint
 from backend.upstream import BlockId, BlockStore
 from cache.blocks.block_codec import SEGMENT, BlockCodec, BlockHeader, header_of_uncompressed, sealed_range
 
@@ -31,8 +33,14 @@ INLINE = 2 << 20
 """Sealed bytes up to this size are opened on the loop, in less than a millisecond if they are not compressed.
 In a thread they take longer, as it has to get the interpreter back after each segment."""
 _UNDIVIDED = 16_384
+_OPENED_IN_TURN = 8
+"""After so many blocks that are opened one after the other all other tasks have a turn."""
 _MOST_PLACES = 16
 """So many places are tried for one block: a store that knows no keys may name ever more."""
+
+
+Here = Callable[[Sequence[BlockId]], Awaitable[Mapping[BlockId, Buffer]]]
+"""Those of the blocks that are at hand, sealed. Unchecked."""
 
 
 async def _nobody_else() -> None:
@@ -108,6 +116,32 @@ class BlockCache:
         # If the other reader was cancelled, this one finds out for itself.
         return fetch.plaintext if fetch.plaintext is not None else await self.get(block)
 
+    async def warm(self, blocks: Iterable[BlockId], here: Here) -> None:
+        """Bring those of the blocks into memory that `here` has and that open. Who wants one meanwhile waits
+        for that, and fetches it himself if it did not come."""
+        fetches = self._begin(filter(self.wanted, blocks))
+        try:
+            for number, (block, sealed) in enumerate((await here([*fetches])).items(), 1):
+                with suppress(CorruptError, FormatError):
+                    fetches[block].plaintext = plaintext = self._codec.open(block, sealed)
+                    self._keep(block, plaintext)
+                self._end(block, fetches.pop(block))
+                if not number % _OPENED_IN_TURN:
+                    await checkpoint()
+        finally:
+            for block, fetch in fetches.items():
+                self._end(block, fetch)
+
+    def _begin(self, blocks: Iterable[BlockId]) -> dict[BlockId, _Fetch]:
+        fetches: dict[BlockId, _Fetch] = {}
+        for block in blocks:
+            self._fetches[block] = fetches[block] = _Fetch()
+        return fetches
+
+    def _end(self, block: bytes, fetch: _Fetch) -> None:
+        del self._fetches[block]
+        fetch.done.set()
+
     async def get_part(self, block: bytes, start: int, end: int) -> memoryview:
         """The bytes [start, end) of the plaintext, which must be in it, without fetching the rest of a block
         that is sealed in segments. Raises what `get` raises."""
@@ -165,8 +199,7 @@ class BlockCache:
             fetch.failure = error
             raise
         finally:
-            del self._fetches[block]
-            fetch.done.set()
+            self._end(block, fetch)
 
     async def sealed(self, block: BlockId) -> Buffer:
         """The block as it is stored; it was opened, and nothing of it is kept here. Raises what `get`

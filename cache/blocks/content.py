@@ -20,6 +20,7 @@ from backend.errors import DriveError
 from backend.system import each
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.read_streams import ReadStreams
+from cache.blocks.small_files import SMALL, SmallFiles
 from cache.journal import Data, DirtyFiles, Hole, Journal, Piece, Stored
 from cache.namespace import Extent, Namespace
 from cache.slow_waits import SlowWaits
@@ -46,12 +47,14 @@ class Content:
         journal: Journal,
         blocks: BlockCache,
         slow_waits: SlowWaits,
+        small_files: SmallFiles | None = None,
     ) -> None:
         self._namespace = namespace
         self._dirty = dirty
         self._journal = journal
         self._blocks = blocks
         self._slow_waits = slow_waits
+        self._small_files = small_files
         self._streams = ReadStreams()
         self._tasks: trio.Nursery | None = None
         """where read-ahead runs; without it there is none"""
@@ -199,11 +202,19 @@ class Content:
     def _note_read(self, inode: int, start: int, end: int, size: int) -> bool:
         """Whether the read goes on where another ended. If so, what comes next is fetched ahead."""
         in_order, reader = self._streams.note(inode, start, end)
+        if not start and size <= SMALL:
+            self._bring_neighbours(inode)
         if in_order and self._tasks is not None and end < size:
             ahead = reader.ahead(end)
             if ahead is not None:
                 self._prefetch(inode, *ahead)
         return in_order
+
+    def _bring_neighbours(self, inode: int) -> None:
+        if self._small_files is not None and self._tasks is not None:
+            blocks = self._small_files.note(inode)
+            if blocks:
+                self._tasks.start_soon(self._small_files.bring, blocks)
 
     def _prefetch(self, inode: int, start: int, end: int) -> None:
         assert self._tasks is not None

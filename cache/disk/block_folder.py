@@ -19,12 +19,12 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, FormatError
@@ -43,6 +43,8 @@ _TOUCH_AFTER: Final = 60.0
 _TEMPORARY: Final = ".tmp-"
 _ABANDONED: Final = 3600.0
 """A temporary file this old is of a process that ended in the middle."""
+_AT_ONCE: Final = 64 << 10
+"""So many bytes of a file are read with its header: all of a small block."""
 
 Found = TypeVar("Found")
 
@@ -80,17 +82,19 @@ class BlockFolder:
 
     def read(self, block: BlockId) -> bytes | None:
         """The block whole; None if it is not here. `OSError`."""
-        found = self._find(entry_format.file_name(block), partial(_checked, block, None))
+        found = self._find(entry_format.file_name(block), partial(_checked, block, None), _AT_ONCE)
         return None if found is None else found[1]
 
     def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
         """As `BlockStore.get_block_part`; None if neither the block nor this part of it is here. From a
         whole block it is read without the checksum: who asks authenticates it. `OSError`."""
-        found = self._find(entry_format.file_name(block), partial(_inside, block, offset, length))
+        found = self._find(
+            entry_format.file_name(block), partial(_inside, block, offset, length), HEADER_SIZE
+        )
         if found is not None:
             return found
         name = entry_format.file_name(block, offset, length)
-        stored = self._find(name, partial(_checked, block, (offset, length)))
+        stored = self._find(name, partial(_checked, block, (offset, length)), _AT_ONCE)
         return None if stored is None else BlockPart(stored[1], stored[0].size)
 
     def write(self, block: BlockId, data: Buffer) -> bool:
@@ -163,14 +167,15 @@ class BlockFolder:
         """The bytes of all files. `OSError`."""
         return sum(self._size_of(part) for part in self._parts.values())
 
-    def _find(self, name: str, read: Callable[[BinaryIO, bytes, Piece], Found]) -> Found | None:
-        """The answer of `read` to the file, its header and the piece that this names; None if there is no
-        file, or a damaged one, which is removed."""
+    def _find(self, name: str, read: Callable[[int, bytes, Piece], Found], at_once: int) -> Found | None:
+        """The answer of `read` to the file's descriptor, its first `at_once` bytes and the piece that its
+        header names; None if there is no file, or a damaged one, which is removed."""
         path = self._path(name)
         try:
-            with open(path, "rb") as file:
-                header, status = file.read(HEADER_SIZE), os.fstat(file.fileno())
-                found = read(file, header, entry_format.decode_header(header, status.st_size))
+            with _opened(path) as descriptor:
+                status, start = os.fstat(descriptor), os.pread(descriptor, at_once, 0)
+                piece = entry_format.decode_header(start[:HEADER_SIZE], status.st_size)
+                found = read(descriptor, start, piece)
         except FileNotFoundError:
             return None
         except (CorruptError, FormatError):
@@ -301,15 +306,27 @@ class BlockFolder:
         return self._environment.wall_clock() / 1e9
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor. `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _checked(
-    block: BlockId, asked: tuple[int, int] | None, file: BinaryIO, header: bytes, piece: Piece
+    block: BlockId, asked: tuple[int, int] | None, descriptor: int, start: bytes, piece: Piece
 ) -> tuple[Piece, bytes]:
     """All data of the file. `CorruptError`, also if it is not the answer to who asked for that offset and
     length of the block (None: for the whole)."""
     if piece.block != block or not (piece.is_whole if asked is None else _answers(piece, *asked)):
         raise CorruptError(f"not what is asked for of block {block.hex()}")
-    data = file.read(piece.length)
-    entry_format.require_checksum(header, data)
+    data = start[HEADER_SIZE:]
+    if len(data) < piece.length:
+        data = os.pread(descriptor, piece.length, HEADER_SIZE)
+    entry_format.require_checksum(start[:HEADER_SIZE], data)
     return piece, data
 
 
@@ -318,12 +335,12 @@ def _answers(piece: Piece, offset: int, length: int) -> bool:
 
 
 def _inside(
-    block: BlockId, offset: int, length: int, file: BinaryIO, _header: bytes, piece: Piece
+    block: BlockId, offset: int, length: int, descriptor: int, _start: bytes, piece: Piece
 ) -> BlockPart:
     """Part of the whole block, its bytes not checked. `CorruptError` if the file has another, or was cut off
     meanwhile."""
     wanted = max(min(length, piece.size - offset), 0)
-    data = os.pread(file.fileno(), wanted, HEADER_SIZE + offset)
+    data = os.pread(descriptor, wanted, HEADER_SIZE + offset)
     if piece.block != block or not piece.is_whole or len(data) != wanted:
         raise CorruptError(f"not the whole of block {block.hex()}")
     return BlockPart(data, piece.size)

@@ -43,6 +43,11 @@ class DiskCache:
         found = self._kept.read(block)
         return self._used.read(block) if found is None else found
 
+    def read_all(self, blocks: Iterable[BlockId]) -> dict[BlockId, bytes]:
+        """Those of the blocks that are here whole. `OSError`."""
+        found = ((block, self.read(block)) for block in blocks)
+        return {block: data for block, data in found if data is not None}
+
     def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
         """As `BlockFolder.read_part`."""
         found = self._kept.read_part(block, offset, length)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cache.namespace.operations import MAX_SIZE, SetExtents
@@ -32,6 +33,7 @@ _FIND: Final = (
     "SELECT offset, length, block, block_offset, born FROM extent"
     " WHERE inode = ? AND offset > ? AND offset < ? AND offset + length > ? ORDER BY offset"
 )
+_SMALL: Final = "SELECT block FROM extent WHERE inode IN ({}) AND offset = 0 AND length <= ?"
 _KEEP_ALL: Final = (
     "INSERT INTO past_extent SELECT inode, offset, length, block, block_offset, born, ?"
     " FROM extent WHERE inode = ? AND born < ?"
@@ -85,6 +87,12 @@ class ExtentStore:
                 windows.clear()
             windows[number] = window = _Window(self._query(inode, number * WINDOW, (number + 1) * WINDOW))
         return window.find(start, end)
+
+    def small_blocks(self, inodes: Sequence[int], most: int) -> list[bytes]:
+        """The blocks of the extents of up to `most` bytes that these files begin with."""
+        marks = ", ".join("?" * len(inodes))
+        found = self._store.connection.execute(_SMALL.format(marks), (*inodes, most))
+        return [block for (block,) in found]
 
     def _windows(self, inode: int) -> dict[int, _Window]:
         windows = self._files.get(inode)

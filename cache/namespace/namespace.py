@@ -16,6 +16,7 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
@@ -233,6 +234,10 @@ class Namespace:
     def extents(self, inode: int, start: int, end: int) -> list[Extent]:
         """The extents that touch [start, end), sorted by offset, whole (not clipped)."""
         return self._extents.find(inode, start, end)
+
+    def small_blocks(self, inodes: Sequence[int], most: int) -> list[bytes]:
+        """The first block of each of these files that begins with an extent of up to `most` bytes."""
+        return self._extents.small_blocks(inodes, most)
 
     def orphans(self) -> list[int]:
         """Inodes without a name, sorted: after a crash nobody has them open."""

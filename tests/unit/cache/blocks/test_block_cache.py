@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +110,55 @@ async def test_a_cancelled_reader_does_not_harm_the_others() -> None:
             await cache.get(block)
         nursery.start_soon(cache.get, block)
     assert cache.get_cached(block) == b"content"
+
+
+class Here:
+    """Blocks at hand, which come when `answers` is set."""
+
+    def __init__(self, sealed: dict[BlockId, bytes]) -> None:
+        self.sealed = sealed
+        self.answers = trio.Event()
+
+    async def __call__(self, blocks: Sequence[BlockId]) -> dict[BlockId, bytes]:
+        await self.answers.wait()
+        return {block: self.sealed[block] for block in blocks if block in self.sealed}
+
+
+@pytest.mark.parametrize("comes", ["right", "wrong", "cut", "nothing", "cancelled"])
+async def test_who_wants_a_block_that_is_being_brought_waits_for_it(comes: str) -> None:
+    """And fetches it himself if that did not bring it."""
+    upstream = Counting()
+    blocks = await put(upstream, *(bytes([number]) * 400 for number in range(20)))
+    cache, here = make(upstream, 1 << 20), Here(dict(upstream.stored))
+    if comes == "nothing":
+        here.sealed.clear()
+    for block, sealed in here.sealed.items():
+        wrong = {"wrong": sealed[:-1] + bytes([sealed[-1] ^ 1]), "cut": sealed[:9]}
+        here.sealed[block] = wrong.get(comes, sealed)
+    found: dict[BlockId, bytes] = {}
+
+    async def read(block: BlockId) -> None:
+        found[block] = bytes(await cache.get(block))
+
+    async def bring() -> None:
+        with scope:
+            await cache.warm(blocks, here)
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bring)
+        await trio.testing.wait_all_tasks_blocked()
+        for block in blocks:
+            nursery.start_soon(read, block)
+        await trio.testing.wait_all_tasks_blocked()
+        assert upstream.fetches == 0
+        if comes == "cancelled":
+            scope.cancel()
+        else:
+            here.answers.set()
+    assert found == {block: bytes([number]) * 400 for number, block in enumerate(blocks)}
+    assert upstream.fetches == (0 if comes == "right" else len(blocks))
+    assert not any(map(cache.wanted, blocks))
 
 
 class Recording(MemoryUpstream):

@@ -47,7 +47,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [0, 1, 40_000, 4 << 20])
+@pytest.mark.parametrize("size", [0, 1, 40_000, 65_467, 65_468, 65_469, 4 << 20])
 def test_what_is_kept_is_read(tmp_path: Path, kind: str, size: int) -> None:
     data = content(kind, size)  # type: ignore[arg-type]
     BlockFolder(tmp_path, LARGE, 0).write(block(1), data)

@@ -289,6 +289,33 @@ async def test_a_disk_that_hangs_is_waited_for_once(
     ]
 
 
+@pytest.mark.logs_warnings
+async def test_a_disk_that_hangs_has_nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_blocks, "PATIENCE", 0.05)
+    store = Counted()
+    ids = await stored(store)
+    folder = HangingFolder(tmp_path)
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path))
+    try:
+        with trio.fail_after(20):
+            assert await blocks.get_here(ids) == {}
+            assert len(await blocks.get_block(ids[0])) > 0
+    finally:
+        folder.answers.set()
+    assert store.reads == 1
+
+
+async def test_what_is_at_hand_is_read_in_one_turn(tmp_path: Path) -> None:
+    store = Counted()
+    ids = await stored(store)
+    async with cached(store, tmp_path) as blocks:
+        right = {block: bytes(await blocks.get_block(block)) for block in ids[1:]}
+        await all_kept(tmp_path, len(right))
+        reads, hits = store.reads, blocks.status().hits
+        assert await blocks.get_here(ids) == right
+        assert (store.reads, blocks.status().hits) == (reads, hits + len(right))
+
+
 async def test_what_the_store_has_in_memory_is_read_though_the_disk_hangs(tmp_path: Path) -> None:
     store = Counted()
     ids = await stored(store)

@@ -152,6 +152,17 @@ def test_statements_are_not_compiled_anew_for_each_value(namespace: Namespace) -
     assert namespace.synced_connection().config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
 
 
+def test_the_blocks_that_small_files_begin_with_are_found(namespace: Namespace) -> None:
+    inodes = [make(namespace, b"%d" % number) for number in range(5)]
+    blocks = [bytes([number]) * 32 for number in range(5)]
+    places = [(0, 100), (0, 101), (50, 10), (0, 1), (0, 1)]
+    for inode, block, (offset, size) in zip(inodes, blocks, places, strict=True):
+        cleared = ((offset, offset + size),)
+        namespace.apply(SetExtents(inode, 0, cleared, ((offset, size, block, 0),)))
+    assert set(namespace.small_blocks(inodes[:4], 100)) == {blocks[0], blocks[3]}
+    assert namespace.small_blocks([inodes[-1] + 1, inodes[-1] + 2], 100) == []
+
+
 def test_a_folder_counts_its_sub_folders(namespace: Namespace) -> None:
     folder = make(namespace, b"d", FOLDER)
     inner = make(namespace, b"e", FOLDER, parent=folder)
