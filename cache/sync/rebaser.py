@@ -6,8 +6,8 @@ Invariants:
    commit of this device was made by a copy of its state: nothing is rebased on it, except as another device,
    with other numbers for all inodes that are not published.
 2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
-3. Listeners are told after the new state is there, onlookers in the same turn, and people by a notice. A kill
-   before it takes the notice, never a copy.
+3. Listeners are told after the new state is there, onlookers in the same turn, and people by a notice, also
+   where the disk then refuses to sync. A kill before it takes the notice, never a copy.
 
 One call at a time. Event-loop thread only.
 """
@@ -135,21 +135,30 @@ class Rebaser:
     async def _go_on(self, commits: list[tuple[Commit, bytes]], becomes: int | None) -> None:
         """Apply these, and have what is not published go on from there, as that of device `becomes`."""
         base = self._ledger.head.number
+        shown: list[Resolved] = []
+
+        def show(resolved: Resolved) -> None:
+            shown.append(resolved)
+            self._show(base, resolved)
+
         rebasing = Rebasing(
             lambda: [(commit.number, encode_commit(commit)) for commit, _ in commits],
             lambda namespace: self._follower.of(namespace).apply_all(commits),
             self._held,
             self._host,
             self._before,
-            lambda resolved: self._show(base, resolved),
+            show,
             becomes,
             becomes is None and self._is_large(commits),
         )
-        resolved = await self._bring(self._ledger, rebasing)
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.checkpoint()
-        self._say(resolved, base)
-        await self._notices.store()
+        try:
+            await self._bring(self._ledger, rebasing)
+        finally:  # also if the sync was refused: the state has changed, and no later rebase knows of it
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+                for resolved in shown:
+                    self._say(resolved, base)
+                await self._notices.store()
 
     async def _lacking(self) -> tuple[list[tuple[Commit, bytes]], bool]:
         """Commits that the drive lacks, and whether these are all that there are."""

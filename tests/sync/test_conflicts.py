@@ -12,7 +12,7 @@ import trio
 
 from cache.attributes import AttributeChange
 from cache.drive import Drive
-from cache.errors import DirectoryError, FileSystemError, InvalidArgumentError, NoEntryError
+from cache.errors import DirectoryError, FileSystemError, InputOutputError, InvalidArgumentError, NoEntryError
 from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, NOTICES
 from cache.namespace.operations import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
@@ -39,6 +39,36 @@ async def write(drive: Drive, name: bytes, data: bytes) -> None:
 
 async def call(drive: Drive, name: str, **question: object) -> Mapping[str, Any]:
     return await services_of(drive)[name](question)
+
+
+async def refuse_to_sync(*_: object, **__: object) -> None:
+    await trio.lowlevel.checkpoint()
+    raise InputOutputError("the disk does not sync just now")
+
+
+@pytest.mark.parametrize("is_synced_later", [True, False])
+async def test_what_a_rebase_decided_is_said_where_the_disk_refuses_its_sync(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, is_synced_later: bool
+) -> None:
+    """Once, also where this mount never syncs it: the state has changed, and no later rebase knows of it."""
+    async with hub.device(1) as first:
+        async with hub.device(2) as second:
+            await make_file(first, b"f", b"base")
+            await first.sync()
+            await second.publisher.follow()
+            await write(first, b"f", THEIRS)
+            await write(second, b"f", MINE)
+            with monkeypatch.context() as patch:
+                patch.setattr(second.ledger.journal, "sync", refuse_to_sync)
+                await first.sync()
+                with pytest.raises(InputOutputError):
+                    await second.publisher.follow()
+                assert second.ledger.rebase_synced is not None
+            if is_synced_later:
+                await second.publisher.follow()
+        async with hub.device(2) as second:
+            (notice,) = (await call(second, NOTICES.name))["notices"]
+            assert (notice["path"], notice["commit"], notice["kind"]) == ("f", 3, "conflict")
 
 
 async def resolve(drive: Drive, path: str, keep: str) -> None:
