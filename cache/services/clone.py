@@ -83,8 +83,8 @@ class Clone:
     async def perform(self, *, replace: bool, accepted: Callable[[int], None] = ignore) -> int:
         """Do it; the number of files and folders that were made. `accepted` is told what was made of `source`
         before anybody else can see it. An empty folder that has the name gives way
-        to a folder, and with `replace` a file to a file. `ExistsError`, `NotEmptyError`, `NoEntryError`, ...:
-        nothing has changed."""
+        to a folder, and with `replace` a file to a file. `ExistsError`, `NotEmptyError`, `NoEntryError` (the
+        folder was removed), ...: nothing has changed."""
         source = self._past.row(self._source, self._commit)
         self._replaced(source, replace)
         await self._plan(source)
@@ -106,6 +106,7 @@ class Clone:
 
     def _replaced(self, source: InodeRow, replace: bool) -> int:
         """The inode that has the name now and may be replaced; 0 if there is none."""
+        require_folder(self._drive, self._parent)
         try:
             present = self._drive.lookup(self._parent, self._name)
         except NoEntryError:
@@ -181,6 +182,13 @@ class Clone:
         self._bytes += len(encode(operation))
         if self._bytes > MOST_BYTES or len(self._blocks) > MOST_BLOCKS:
             raise InvalidArgumentError("too much for one step; take the folders in it one by one")
+
+
+def require_folder(drive: Drive, inode: int) -> None:
+    """`NoEntryError` if that was removed. It may be there still, as somebody has it open: a name in it is no
+    valid operation."""
+    if not drive.live_row(inode).nlink:
+        raise NoEntryError("the folder was removed meanwhile")
 
 
 def _covered(extents: list[Extent]) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cache.drive import Drive
-from cache.errors import ExistsError, NoEntryError
+from cache.errors import ExistsError, NoEntryError, StaleError
 from cache.namespace import ROOT_INODE, folder_path
 from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
 from cache.services.clone import Clone, ignore
@@ -32,6 +32,11 @@ async def make_conflict_copy(
             await copy.perform(replace=False, accepted=accepted)
         except ExistsError:
             continue  # somebody took the name meanwhile
+        except (NoEntryError, StaleError):
+            if folder == ROOT_INODE:
+                raise
+            parent = ROOT_INODE  # somebody removed the folder meanwhile
+            continue
         return
 
 

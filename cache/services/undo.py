@@ -25,7 +25,7 @@ from cache.history import Deleted, deleted_since
 from cache.namespace import Create, InodeRow, Operation, SetXattr
 from cache.notices import Kind
 from cache.retention import mass_deletion_pins
-from cache.services.clone import Clone
+from cache.services.clone import Clone, require_folder
 
 _NAMED: Final = 10
 """So many files are named at most in an error."""
@@ -108,7 +108,11 @@ class Undo:
         try:
             return self._drive.lookup(gone.parent, gone.name).inode
         except NoEntryError:
+            pass
+        try:
             return await self._make_folder(self._drive.past.directory(gone.inode, self._commit), gone)
+        except ExistsError:  # somebody was quicker
+            return self._drive.lookup(gone.parent, gone.name).inode
 
     async def _make_folder(self, row: InodeRow, gone: Deleted) -> int:
         drive, past, now = self._drive, self._drive.past, self._drive.now()
@@ -118,6 +122,9 @@ class Undo:
         xattrs = {name: past.get_xattr(row.inode, name, self._commit) for name in names}
 
         def make() -> list[Operation]:
+            require_folder(drive, gone.parent)
+            if drive.ledger.namespace.entry(gone.parent, gone.name) is not None:
+                raise ExistsError("the name was taken meanwhile")
             return [made, *(SetXattr(inode, name, value, now) for name, value in xattrs.items())]
 
         await drive.accept_together(make)

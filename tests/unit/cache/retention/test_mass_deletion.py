@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR
@@ -195,6 +195,46 @@ async def test_a_tree_that_is_too_much_for_one_step_comes_back_in_several(
         await let_pass(clock, 2)
         assert (await undo(drive))["made"] == 121
         assert shape(await tree(drive)) == before
+
+
+@pytest.mark.parametrize("in_the_way", ["removed", "taken", "taken by a file"])
+async def test_a_folder_that_changes_while_an_undo_makes_one_in_it_is_no_harm(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch, in_the_way: str
+) -> None:
+    """It has to be decided on the state that is there then: what is journaled has to fit it."""
+    monkeypatch.setattr(clone, "MOST_BYTES", 2000)
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = (await drive.make_node(ROOT_INODE, b"outer", S_IFDIR | 0o700, 0, 7, 8)).inode
+        inner = (await drive.make_node(folder, b"inner", S_IFDIR | 0o700, 0, 7, 8)).inode
+        for number in range(120):
+            await make_file(drive, b"%d" % number, b"deep", inner)
+        await drive.sync()
+        await let_pass(clock, 2)
+        await empty(drive, inner, 120)
+        await drive.remove_directory(folder, b"inner")
+        await let_pass(clock, 2)
+        drive.hold(folder)
+        accept_together, changes = drive.accept_together, [in_the_way]
+
+        async def change_first(make: Callable[[], list[Operation]]) -> None:
+            if "_make_folder" in make.__qualname__ and changes:
+                await change(drive, folder, changes.pop())
+            await accept_together(make)
+
+        monkeypatch.setattr(drive, "accept_together", change_first)
+        with pytest.raises(NoEntryError) if in_the_way == "removed" else nullcontext():
+            await undo(drive)
+        assert not drive.ledger.has_diverged
+        assert not changes
+
+
+async def change(drive: Drive, folder: int, how: str) -> None:
+    if how == "removed":
+        await drive.remove_directory(ROOT_INODE, b"outer")
+    elif how == "taken":
+        await drive.make_node(folder, b"inner", S_IFDIR | 0o700, 0, 7, 8)
+    else:
+        await make_file(drive, b"inner", b"", folder)
 
 
 async def test_an_undo_that_was_interrupted_goes_on_when_it_is_repeated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR, S_ISDIR
@@ -27,9 +27,11 @@ from cache.errors import (
     NotDirectoryError,
     NotEmptyError,
     ReadOnlyFileSystemError,
+    StaleError,
 )
-from cache.namespace.operations import ROOT_INODE, SetWriter, decode
+from cache.namespace.operations import ROOT_INODE, Operation, SetWriter, decode
 from cache.publish.commit_payload import open_operations
+from cache.services import make_conflict_copy
 from cache.services.calls import services_of
 from cache.sync.changes import AttributesChanged, Change, NameChanged
 from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened, tree
@@ -381,3 +383,60 @@ async def test_any_name_of_a_host_can_be_kept(tmp_path: Path, upstream: MemoryUp
         await make_file(drive, b"f")
         (entry,) = (await call(drive, "log", path="f"))["entries"]
         assert 0 < len(unquote_to_bytes(entry["host"])) <= 255
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("when", ["before", "while it is planned"])
+async def test_a_clone_into_a_folder_that_was_removed_changes_nothing(
+    tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch, is_held: bool, when: str
+) -> None:
+    """Who has the folder open keeps its row: a name in it would be in the journal, and in no namespace."""
+    async with opened(tmp_path / "cache", upstream) as drive:
+        await make_tree(drive)
+        await drive.sync()
+        commit = drive.past.head
+        source = drive.past.lookup(ROOT_INODE, b"top", commit).inode
+        folder = (await drive.make_node(ROOT_INODE, b"d", S_IFDIR | 0o755, 0, 0, 0)).inode
+        if is_held:
+            drive.hold(folder)
+        clone = cache.services.clone.Clone(drive, commit, source, folder, b"copy")
+        if when == "before":
+            await drive.remove_directory(ROOT_INODE, b"d")
+        else:
+            accept_together = drive.accept_together
+
+            async def remove_first(make: Callable[[], list[Operation]]) -> None:
+                await drive.remove_directory(ROOT_INODE, b"d")
+                await accept_together(make)
+
+            monkeypatch.setattr(drive, "accept_together", remove_first)
+        with pytest.raises((NoEntryError, StaleError)):
+            await clone.perform(replace=False)
+        assert not drive.ledger.has_diverged
+        await make_file(drive, b"after")
+        before = await tree(drive)
+    async with opened(tmp_path / "cache", upstream) as drive:
+        assert await tree(drive) == before
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_conflict_copy_goes_into_the_root_if_its_folder_is_removed_meanwhile(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, is_held: bool
+) -> None:
+    folder = (await drive.make_node(ROOT_INODE, b"d", S_IFDIR | 0o755, 0, 0, 0)).inode
+    await make_file(drive, b"f", b"content")
+    await drive.sync()
+    if is_held:
+        drive.hold(folder)
+    accept_together = drive.accept_together
+
+    async def remove_first(make: Callable[[], list[Operation]]) -> None:
+        monkeypatch.setattr(drive, "accept_together", accept_together)
+        await drive.remove_directory(ROOT_INODE, b"d")
+        await accept_together(make)
+
+    monkeypatch.setattr(drive, "accept_together", remove_first)
+    source = drive.lookup(ROOT_INODE, b"f").inode
+    await make_conflict_copy(drive, source, drive.past.head, folder, b"g")
+    (copy,) = [name for name in await tree(drive) if name.startswith(b"/g (conflict")]
+    assert await content_of(drive, copy[1:]) == b"content"
