@@ -5,8 +5,8 @@ Invariants:
    saved or awaited. A large rebase is made on a shadow of the namespace, in a thread: the namespace shows the
    state from before until the shadow takes its place, and takes changes. These are the tail: at the end they
    are made on the shadow, too (`cache.rebase.tail`). If they touch what is not the same there, or a file was
-   opened that mattered, or the database written, the shadow is dropped. Then another is made while changes
-   wait, and at last one rebase without a pause.
+   opened that mattered, or the database written, or too many numbers given, the shadow is dropped. Then
+   another is made while changes wait, and at last one rebase without a pause.
 2. A REBASED record says all of it: the published state, the operations that take the place of all that was
    not published, and where dirty content went. A kill before it is as if nothing had begun; a kill after it
    goes on from it. FOLLOWED records before it have the commits up to that state, so nobody need be asked for
@@ -49,7 +49,8 @@ FEW_CHANGES: Final = 64
 ROUNDS: Final = 8
 """So often the changes are taken that came meanwhile, before all that are left are taken without a pause."""
 NUMBERS: Final = 1 << 16
-"""Inode numbers that are left to the changes that go on."""
+"""Inode numbers that are left to the changes that go on. Who takes more has the rebase made anew: a number
+may be given long before the change that uses it is accepted (`Intake.allocate_number`)."""
 
 ASIDE: Final = declare(
     "rebase.aside",
@@ -187,7 +188,7 @@ async def _rebase_aside(
             ledger.failpoints.reached(ASIDE)
             await _catch_up(shadow, made, accepted)
             shadow.run(partial(made.take, *accepted.take()))
-            if not held.still_hold():
+            if not held.still_hold() or not ledger.namespace.is_apart(shadow):
                 return None
             _take_place(ledger, rebasing, spool, shadow, made)
             return made.resolved

@@ -352,7 +352,7 @@ class Namespace:
             for each in connections:
                 each.interrupt()
 
-        shadow = Shadow(twin, before, interrupt, close)
+        shadow = Shadow(twin, before, interrupt, close, twin._state.next_inode)
         self._rows.before_transaction = shadow.give_way
         return shadow
 
@@ -365,8 +365,12 @@ class Namespace:
             twin._load(self.device)
         return twin
 
+    def is_apart(self, shadow: Shadow[Namespace]) -> bool:
+        """Whether this one has given no number that `shadow` may have given too, to another inode."""
+        return self._state.next_inode <= shadow.first_number
+
     def take_place(self, shadow: Shadow[Namespace]) -> None:
-        """Be what `shadow` has become, which is there still. On disk with the next `save`."""
+        """Be what `shadow` has become, which is there still, and apart. On disk with the next `save`."""
         before, given = self._connection, self._state.next_inode
         shadow.is_there = False
         self.__dict__.update(shadow.namespace.__dict__)

@@ -29,13 +29,20 @@ class DisplacedError(Exception):
 
 class Shadow(Generic[Twin]):
     """See the module. `namespace`: the shadow's; `before`: as it began, to be read. `interrupt` has its SQL
-    end soon, and may be called at any time; `close` ends its transaction."""
+    end soon, and may be called at any time; `close` ends its transaction. `first_number`: the lowest inode
+    number that it may give."""
 
     def __init__(
-        self, namespace: Twin, before: Twin, interrupt: Callable[[], None], close: Callable[[], None]
+        self,
+        namespace: Twin,
+        before: Twin,
+        interrupt: Callable[[], None],
+        close: Callable[[], None],
+        first_number: int,
     ) -> None:
         self.namespace = namespace
         self.before = before
+        self.first_number = first_number
         self._interrupt = interrupt
         self._close = close
         self._working = Lock()

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from stat import S_IFREG
 from typing import Final
 
 import pytest
 import trio
+import trio.testing
 
 import cache.drive as drive_module
 import cache.presence.presence as presence_module
@@ -21,7 +23,7 @@ from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import NoSpaceLeftError
 from cache.journal import rebasing
-from cache.namespace import MalformedError, Namespace, SetXattr, Shadow
+from cache.namespace import Create, MalformedError, Namespace, SetXattr, Shadow
 from cache.namespace.operations import ROOT_INODE
 from cache.presence import Presence, Present, Writing
 from cache.rebase import Device, Resolved, take_up
@@ -288,6 +290,38 @@ async def test_numbers_of_inodes_are_not_wasted(hub: Hub, slow: Slow) -> None:
         await second.publisher.follow()
         assert slow.made == 1
         assert (await make_file(second, b"after", b"")).inode == before + 1
+
+
+async def test_a_tail_that_takes_more_numbers_than_are_left_to_it_is_kept(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy that the rebase makes has the number of a file of the tail."""
+    monkeypatch.setattr(rebasing, "NUMBERS", 3)
+    async with in_a_rebase(hub, slow) as second:
+        for number in range(5):
+            await make_file(second, b"new%d" % number, b"%d" % number)
+    assert slow.made >= 2
+
+
+@pytest.mark.parametrize("count", [3, 4, 20])
+async def test_numbers_that_were_given_before_a_rebase_ended_are_of_nobody_else(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """An instant copy takes its numbers when it is planned, and is accepted at its end."""
+    monkeypatch.setattr(rebasing, "NUMBERS", 3)
+    async with in_a_rebase(hub, slow) as second:
+        given = [second.allocate_number() for _ in range(count)]
+        slow.let()
+        while second.ledger.standing.is_aside:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await second.accept_together(
+            lambda: [
+                Create(ROOT_INODE, b"planned%d" % number, number, S_IFREG | 0o644, 0, 0, 0, b"", 1)
+                for number in given
+            ]
+        )
+        assert not second.ledger.has_diverged
+    assert (slow.made > 1) == (count > 3)
 
 
 async def test_what_was_decided_on_who_has_a_file_open_holds_at_the_end(hub: Hub, slow: Slow) -> None:

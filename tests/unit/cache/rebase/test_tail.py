@@ -51,7 +51,7 @@ def original(tmp_path: Path) -> Iterator[Namespace]:
 def watched(namespace: Namespace, apart: int = MANY) -> Watched:
     shadow = namespace.shadow(apart)
     assert shadow is not None
-    return Watched(shadow.namespace, shadow.before, shadow.give_way, shadow.give_way)
+    return Watched(shadow.namespace, shadow.before, shadow.give_way, shadow.give_way, shadow.first_number)
 
 
 def test_who_does_much_asks_often_whether_it_is_needed(original: Namespace) -> None:
