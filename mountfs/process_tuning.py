@@ -1,4 +1,5 @@
-"""Settings of the process that serves a mount: core dumps, thread switches (heap: `backend.system.heap`)."""
+"""Settings of the process that serves a mount, or an S3 door: core dumps, thread switches (heap:
+`backend.system.heap`)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def prepare_process(*, dumpable: bool = False) -> None:
-    """To be called before the mount is served. `dumpable` lets debuggers and core dumps see the process, keys
+    """To be called before anything is served. `dumpable` lets debuggers and core dumps see the process, keys
     included."""
     if not dumpable:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -17,13 +17,14 @@ import trio
 
 from backend import file_limit
 from backend.errors import sole
-from backend.system import THIS_MACHINE
+from backend.system import THIS_MACHINE, share_one_heap
 from cache.drive import Drive
 from cache.messages import Call, MountStatus, S3DoorWanted, by_name
 from cache.opening import DriveOptions
 from cache.services import services_of
 from gateway.control import Commands, ControlServer
 from mountfs.cycle_collection import collect_cycles_when_idle
+from mountfs.process_tuning import prepare_process
 from tools import compose, drive_opening
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -76,7 +77,10 @@ def answer(where: Where, call: Call[Question, Answer], question: Question) -> An
 
 
 def serve(where: Where, wanted: S3DoorWanted) -> int:
-    """Serve it until SIGTERM or SIGINT; then all is stored. A second one ends at once: `ToolError`."""
+    """Serve it until SIGTERM or SIGINT; then all is stored. A second one ends at once: `ToolError`. To be
+    called before the process has had any thread."""
+    share_one_heap()
+    prepare_process()
     drive, own = where.unlocked(), _own(where)
     log_to_terminal(verbose=False)
 

@@ -1,4 +1,5 @@
-"""One heap for all threads of a process, of a mount or a hub (mallopt(3); without glibc nothing is done).
+"""One heap for all threads of a process, of a mount, a hub or an S3 door (mallopt(3); without glibc nothing
+is done).
 
 Requests, blocks and packs come in fresh buffers of up to some MiB. To have the kernel map and clear their
 pages each time costs a mount that is written to a third of its processor time, and a hub a sixth, so freed

@@ -150,7 +150,8 @@ class Pieces:
         """The pieces that are whole with it."""
         self._waiting += part
         while len(self._waiting) >= PIECE:
-            piece = bytes(self._waiting[:PIECE])
+            with memoryview(self._waiting) as waiting:
+                piece = bytes(waiting[:PIECE])
             del self._waiting[:PIECE]
             yield piece
 

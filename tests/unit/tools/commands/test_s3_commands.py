@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -19,7 +21,9 @@ from botocore.exceptions import ClientError
 
 from backend.errors import NotFoundError, UsageError
 from mountfs.cycle_collection import NEVER
-from tests.contents import content
+from mountfs.process_tuning import SWITCH_SECONDS
+from tests.contents import STORED_KINDS, content
+from tests.heaps import heaps_of_threads
 from tests.small_drive import SmallDrive, make_empty_drive
 
 POLICY = '{"Statement": {"Effect": "Allow", "Action": "s3:Get*", "Resource": "*"}}'
@@ -64,6 +68,17 @@ def serving(
         process.communicate()
 
 
+def client_of(url: str, key: str, secret: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(signature_version="s3v4"),
+    )
+
+
 @contextmanager
 def served(drive: SmallDrive, *options: str) -> Iterator[str]:
     """The URL of a door; it ends as a person ends it."""
@@ -73,21 +88,39 @@ def served(drive: SmallDrive, *options: str) -> Iterator[str]:
         assert process.wait(60) == 0
 
 
-TELLS_OF_COLLECTION = """
-import gc, signal
-signal.signal(signal.SIGUSR1, lambda *_: print(gc.get_freeze_count() > 0, gc.get_threshold()[2], flush=True))
+TELLS_OF_ITSELF = """
+import ctypes, gc, signal, sys
+def tell(*_):
+    is_dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+    print(gc.get_freeze_count() > 0, gc.get_threshold()[2], is_dumpable, sys.getswitchinterval(), flush=True)
+signal.signal(signal.SIGUSR1, tell)
 """
 
 
-def test_no_request_waits_for_a_collection_of_all_objects(drive: SmallDrive) -> None:
-    with serving(drive, prepared=TELLS_OF_COLLECTION) as (process, url):
+def test_the_process_of_a_door_is_prepared_as_that_of_a_mount(drive: SmallDrive) -> None:
+    """No request waits for a collection of all objects, or long for a thread, and there is no core dump."""
+    with serving(drive, prepared=TELLS_OF_ITSELF) as (process, url):
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
         connection.request("GET", "/")
         connection.getresponse().read()
         connection.close()
         process.send_signal(signal.SIGUSR1)
         assert process.stdout is not None
-        assert process.stdout.readline().split() == ["True", str(NEVER)]
+        assert process.stdout.readline().split() == ["True", str(NEVER), "0", str(SWITCH_SECONDS)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the door's memory")
+def test_all_threads_of_a_door_share_one_heap(drive: SmallDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one thread freed is taken by the next, and the kernel clears no pages anew for each piece."""
+    key, secret = added(drive, capsys)
+    with serving(drive) as (process, url):
+        s3 = client_of(url, key, secret)
+        s3.create_bucket(Bucket="bucket")
+        for kind in STORED_KINDS:
+            data = content(kind, 8 << 20)
+            s3.put_object(Bucket="bucket", Key=kind, Body=data)
+            assert s3.get_object(Bucket="bucket", Key=kind)["Body"].read() == data
+        assert list(heaps_of_threads(process.pid)) == []
 
 
 def test_keys_are_added_listed_changed_removed(
@@ -117,13 +150,7 @@ def test_a_door_serves_the_drive_and_its_keys_can_be_changed_meanwhile(
     data = content("text", 300_000, 1)
     key, secret = added(drive, capsys)
     with served(drive) as url:
-        client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            region_name="us-east-1",
-            aws_access_key_id=key,
-            aws_secret_access_key=secret,
-        )
+        client = client_of(url, key, secret)
         client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="folder/file", Body=data)
         other, _ = added(drive, capsys)
@@ -151,14 +178,7 @@ def test_a_second_signal_ends_a_door_at_once_and_is_no_success(
 @contextmanager
 def trickled_put(url: str, key: str, secret: str) -> Iterator[None]:
     """A PUT that is under way: its body does not come to its end."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        config=Config(signature_version="s3v4"),
-    )
+    client = client_of(url, key, secret)
     client.create_bucket(Bucket="bucket")
     put = urlsplit(client.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "k"}))
     connection = http.client.HTTPConnection(put.netloc, timeout=20)
