@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -20,7 +19,8 @@ VERSION: Final = 1
 MAX_RECORD: Final = 48 << 10
 MAX_PARTS: Final = 10_000
 _SMALL: Final = 1 << 10
-"""Bytes of a record, so that 4,096 take some megabytes as objects."""
+"""Bytes of a record, so that `_REMEMBERED` of them take some megabytes as objects."""
+_REMEMBERED: Final = 4096
 
 IMPLIED: Final = b"drivefs.implied"
 """On a folder that a PUT made: it goes with the last object below it."""
@@ -94,20 +94,31 @@ def encode(record: Record) -> bytes:
     )
     if len(encoded) > MAX_RECORD:
         raise S3Error("MetadataTooLarge", "the metadata of the object are too large")
+    _remember(encoded, record)
     return encoded
 
 
 def decode(data: bytes) -> Record:
-    """The record that `encode` made. Small ones that were asked for lately are remembered."""
-    return _remembered(data) if len(data) <= _SMALL else _decoded(data)
+    """The record that `encode` made. Small ones that were made or asked for lately are remembered."""
+    record = _lately.pop(data, None) or decoded(data)
+    _remember(data, record)
+    return record
 
 
-@lru_cache(maxsize=4096)
-def _remembered(data: bytes) -> Record:
-    return _decoded(data)
+_lately: Final[dict[bytes, Record]] = {}
+"""the one that was used last at the end"""
 
 
-def _decoded(data: bytes) -> Record:
+def _remember(data: bytes, record: Record) -> None:
+    if len(data) > _SMALL:
+        return
+    _lately[data] = record
+    if len(_lately) > _REMEMBERED:
+        del _lately[next(iter(_lately))]
+
+
+def decoded(data: bytes) -> Record:
+    """The same, of the bytes themselves."""
     items = _unpack(data, _RECORD)
     etag, size, modified_ns, version_id, is_delete_marker, *said, values, kind, parts, upload_id = items
     return Record(

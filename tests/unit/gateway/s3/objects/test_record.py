@@ -17,6 +17,7 @@ from gateway.s3.objects.record import (
     decode_bucket,
     decode_parts,
     decode_upload,
+    decoded,
     encode,
     encode_bucket,
     encode_parts,
@@ -37,6 +38,25 @@ BUCKETS = st.builds(
 
 @given(RECORDS)
 def test_of_an_object(record: Record) -> None:
+    data = encode(record)
+    assert decoded(data) == record
+    assert decode(data) == record
+
+
+def test_the_records_that_were_used_last_are_remembered_and_no_others() -> None:
+    records = [Record(f"etag {number}", number, 0) for number in range(5000)]
+    first, *others = [encode(record) for record in records]
+    assert decode(others[-1]) is records[-1]
+    assert decode(others[-4000]) is records[-4000]
+    again = decode(first)
+    assert again == records[0]
+    assert again is not records[0]
+    assert decode(first) is again
+
+
+def test_a_large_record_is_not_remembered() -> None:
+    record = Record("e" * 2000, 1, 0)
+    assert decode(encode(record)) is not record
     assert decode(encode(record)) == record
 
 
