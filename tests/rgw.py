@@ -35,9 +35,10 @@ _SECONDS: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Rgw:
-    """`host` is `127.0.0.1:port`."""
+    """`host` is `127.0.0.1:port`; `processes`: the ids of its programs, where this started them."""
 
     host: str
+    processes: tuple[int, ...] = ()
 
     def url(self, bucket: str, prefix: str) -> str:
         """Of a node. The bucket is `made` first."""
@@ -66,7 +67,7 @@ def rgw(folder: Path) -> Iterator[Rgw]:
         cluster = _Cluster(folder, programs, stack)
         cluster.configure(*ports)
         cluster.start()
-        server = Rgw(f"127.0.0.1:{ports[1]}")
+        server = Rgw(f"127.0.0.1:{ports[1]}", tuple(cluster.processes))
         servers.wait_until(partial(_require_ready, server), folder / "radosgw.out")
         yield server
 
@@ -85,6 +86,7 @@ class _Cluster:
         self._folder = folder
         self._programs = programs
         self._stack = stack
+        self.processes: list[int] = []
         self._id, self._osd = str(uuid.uuid4()), str(uuid.uuid4())
 
     def configure(self, monitor: int, gateway: int) -> None:
@@ -140,7 +142,8 @@ class _Cluster:
 
     def _serve(self, name: str, *arguments: str) -> None:
         command = self._command(name, [*arguments, "-f"])
-        self._stack.enter_context(servers.running(command, self._folder / f"{name}.out", {}))
+        running = servers.running(command, self._folder / f"{name}.out", {})
+        self.processes.append(self._stack.enter_context(running).pid)
 
 
 _CONFIGURATION: Final = """\
