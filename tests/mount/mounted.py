@@ -56,6 +56,8 @@ class MountedDrive:
         self.environment: dict[str, str] = {}
         self.programs = dict(_MODULES)
         """the module behind each command"""
+        self.forks = True
+        """a test that looks at what a process has from its start says no"""
         self.expects_tracebacks = False
         """a test that has the mount meet what is a fault of drivefs says so"""
         self._logged_before = ""
@@ -78,11 +80,11 @@ class MountedDrive:
             raise
 
     def _run(self, name: str, *arguments: str | Path, timeout: float) -> Result:
-        if name in commands.COMMANDS and all(each.startswith("DRIVEFS_") for each in self.environment):
-            return commands.run(name, [*map(str, arguments)], self.variables(), timeout)
-        program = f"import sys; sys.argv[0] = {name!r}; from {self.programs[name]} import main; main()"
+        module = self.programs[name]
+        if self.forks and commands.may_fork(name, self.environment):
+            return commands.run(module, name, [*map(str, arguments)], self.variables(), timeout)
         return subprocess.run(
-            [sys.executable, "-c", program, *map(str, arguments)],
+            commands.command_line(module, name, [*map(str, arguments)]),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -29,6 +29,13 @@ IDLE_SECONDS = 5.0
 IDLE_LIMIT = 0.05
 
 
+@pytest.fixture
+def unmade_drive(unmade_drive: MountedDrive) -> MountedDrive:
+    """Its mounts share no memory with the process that starts them."""
+    unmade_drive.forks = False
+    return unmade_drive
+
+
 def peak_memory(process: int) -> int:
     """The most that was resident, in bytes (VmHWM, proc(5))."""
     status = Path(f"/proc/{process}/status").read_text()
