@@ -22,8 +22,12 @@ from cache.publish.cut_rule import Intervals
 
 DRIVE_ID = bytes(range(16))
 KEYS = DriveKeys(bytes(range(32)), DRIVE_ID)
-QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600, shared=3600), large_write=1000)
-"""Nothing is published by itself, so that a test decides when; small tests have large writes too."""
+QUIET = DriveOptions(
+    intervals=Intervals(commit=3600, version=3600, shared=3600), large_write=1000, journal_size=128 << 20
+)
+"""Nothing is published by itself, so that a test decides when; small tests have large writes too. The journal
+has segments of 16 MiB: a drive writes zeros to one when it opens, and reads it when it opens again, which of
+64 MiB takes longer than most tests."""
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_IFDIR
 
@@ -34,6 +34,8 @@ CONTENTS: tuple[tuple[Kind, Kind, Kind], ...] = (
     ("text", "half-compressible", "random"),
 )
 """of the folder's file, of the file beside it, and of what is written into that"""
+FILLING = replace(QUIET, journal_size=1 << 20)
+"""The state is copied for each test, and a segment of the journal is most of it."""
 UNCHECKED = ("lease", *OWN_FILES)
 """What is rewritten whenever the drive is opened, or holds nothing."""
 
@@ -122,7 +124,7 @@ async def _read(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple
 
 
 async def _fill(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple[object, ...]]:
-    async with drive_opening.opened_drive(drive, own, QUIET) as opened, trio.open_nursery() as nursery:
+    async with drive_opening.opened_drive(drive, own, FILLING) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         for number in range(3):
             await _change(opened, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -14,14 +15,13 @@ from backend.failpoints import OF_PROCESS
 from backend.health import NodesWanted, PlaceWanted
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import DriveOptions
 from cache.publish import Intervals
 from tests.contents import KINDS, content
-from tests.drives import make_file
+from tests.drives import QUIET, make_file
 from tests.small_drive import SmallDrive
 from tools import drive_opening
 
-BUSY = DriveOptions(intervals=Intervals(commit=0.05, version=3600), large_write=1000)
+BUSY = replace(QUIET, intervals=Intervals(commit=0.05, version=3600))
 SIZE = 20_000
 
 

@@ -31,7 +31,7 @@ from tests.drives import QUIET, make_file, tree
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
 from tools import compose, drive_nodes, drive_opening
 
-BUSY = DriveOptions(intervals=Intervals(commit=0.05, version=3600), large_write=1000)
+BUSY = replace(QUIET, intervals=Intervals(commit=0.05, version=3600))
 SIZE = 60_000
 LONG = 30.0
 """Seconds after which a call that hangs goes on, so that a test that fails ends."""
