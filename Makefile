@@ -157,9 +157,10 @@ site: postgresql | install
 # so few of them run at once. Those with the marker `alone` look at times and at the processor's time, or do something to all
 # mounts: they run one after the other. A file's tests share what they set up, so they stay in one process; of mounted ones
 # a process that has no more takes half of those that another has left, and sets up what they share once more.
+# The other files begin in the order of tests.conftest, the longest first: pytest-xdist would begin with those of most tests.
 test: install servers
 	@failed=""; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=40 -m "not soak and not mount" \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
 	$(BIN)/python -m pytest -n $(MOUNT_WORKERS) --dist worksteal --durations=25 -m "mount and not alone and not soak" $(MOUNTING) \
 		|| failed="$${failed:+$$failed; }the mounted ones"; \

@@ -15,7 +15,7 @@ import resource
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,6 +42,30 @@ settings.register_profile("soak", parent=settings.get_profile("ci"), max_example
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+ROOT: Final = Path(__file__).parents[1]
+LONGEST: Final = tuple(
+    ROOT / "tests" / "unit" / name
+    for name in (
+        "test_structure.py",
+        "tools/test_fsck.py",
+        "tools/test_terminal.py",
+        "tools/commands/test_node_changes.py",
+        "tools/commands/test_account_commands.py",
+        "tools/test_pairing.py",
+        "cache/test_full_drive.py",
+        "tools/commands/test_recover.py",
+        "cache/services/test_activity_calls.py",
+    )
+)
+"""The files of tests/unit whose tests take longest. All of a file's tests run in one process: if such a file
+began last, it would run alone. Other folders with long tests come before tests/unit by name."""
+
+
+def turn(path: Path) -> int:
+    """A file with a lower number begins earlier."""
+    return LONGEST.index(path) if path in LONGEST else len(LONGEST)
+
+
 _GIVEN, _MOST = resource.getrlimit(resource.RLIMIT_NOFILE)
 """The descriptors that a process of this user has to begin with, and may take."""
 
@@ -62,6 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(
             f"these tests are marked to run alone, and are not in tests/mount: {lost[:3]}"
         )
+    items.sort(key=lambda item: turn(item.path))
 
 
 def _mounts(item: pytest.Item, folder: Path) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).parents[2]
 GIVEN = 300
@@ -74,3 +77,26 @@ def test_a_mounted_test_has_the_descriptors_of_a_person_and_others_have_all(tmp_
     )
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert "3 passed" in done.stdout
+
+
+def test_the_files_that_take_longest_are_there() -> None:
+    assert len(LONGEST) == len(set(LONGEST)) > 3
+    assert [path for path in LONGEST if not path.is_file()] == []
+
+
+def test_the_files_that_take_longest_begin_first() -> None:
+    """In the order of the list, and before a file that would be first by its name."""
+    first, second = (path.relative_to(ROOT) for path in LONGEST[:2])
+    wanted = ["tests/contract/test_durable.py", str(second), str(first)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *wanted]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    files = [line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line]
+    assert list(dict.fromkeys(files)) == [str(first), str(second), wanted[0]], done.stdout + done.stderr
+
+
+def test_make_test_keeps_the_order_of_the_files() -> None:
+    parts = re.findall(
+        r"-m pytest .*--dist loadfile.*\"not soak and not mount\"", (ROOT / "Makefile").read_text()
+    )
+    assert len(parts) == 1
+    assert "--no-loadscope-reorder" in parts[0]
