@@ -44,12 +44,11 @@ def as_text(message: Any) -> str:
     return json.dumps(to_plain(message))
 
 
-def anything() -> st.SearchStrategy[Any]:
-    """What JSON can say."""
-    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-    return st.recursive(
-        leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
-    )
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+"""What JSON can say. It is made once: to look a new strategy through takes hypothesis longer than to draw."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +68,7 @@ def test_what_is_no_message_is_refused_in_words(kind: type[Any], data: st.DataOb
     """A message in which anything stands in the place of one value: one of the type, or refused."""
     plain = dict(to_plain(data.draw(st.from_type(kind))))
     key = data.draw(st.sampled_from([*plain, "unknown"]))
-    changed = {**plain, key: data.draw(anything())}
+    changed = {**plain, key: data.draw(ANYTHING)}
     if key == "unknown":
         with pytest.raises(MessageError, match=r"^'unknown' is not asked for\Z"):
             from_plain(kind, changed)
