@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from backend.hub import Database, Directory
+from tests import plain_http
 from tests.postgres import new_database
 from tests.servers import NoServerError, NotReadyError, free_ports, running, wait_until
 
@@ -84,7 +85,7 @@ class HubProcess:
 
 def _ask(url: str) -> None:
     try:
-        if httpx.get(f"{url}/ready").status_code != 200:
+        if plain_http.get(f"{url}/ready").status_code != 200:
             raise NotReadyError("it is not ready")
     except httpx.TransportError as error:
         raise NotReadyError(str(error)) from error

@@ -19,7 +19,7 @@ import trio
 
 from backend.errors import TransientError
 from cache.drive import Drive
-from tests import contents
+from tests import contents, plain_http
 from tests.contents import KINDS
 from tests.drives import content_of, make_file
 from tests.hub_process import HubProcess, hub_process
@@ -108,13 +108,13 @@ def waiting_poll(hub: HubProcess) -> Iterator[Future[httpx.Response]]:
     asked = {"drives": {uuid.hex(): 0}, "timeout": 60}
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(httpx.post, f"{hub.url}/v1/wait", json=asked, headers=header, timeout=60)
-        wait_until(lambda: "drivefs_hub_open_requests 1.0" in httpx.get(hub.metrics).text)
+        wait_until(lambda: "drivefs_hub_open_requests 1.0" in plain_http.get(hub.metrics).text)
         assert not poll.done()
         yield poll
 
 
 def is_ready(hub: HubProcess) -> bool:
-    return httpx.get(f"{hub.url}/ready").status_code == 200
+    return plain_http.get(f"{hub.url}/ready").status_code == 200
 
 
 def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
@@ -128,11 +128,11 @@ def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
 
 def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess) -> None:
     set_limit(hub, "drain_seconds = 3600")
-    with hub.serving() as process, httpx.Client() as client:
+    with hub.serving() as process, httpx.Client(verify=False) as client:
         assert "connection" not in client.get(f"{hub.url}/healthz").headers
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: not is_ready(hub))
-        answer = httpx.get(f"{hub.url}/ready")
+        answer = plain_http.get(f"{hub.url}/ready")
         assert (answer.status_code, answer.json()) == (503, {"faults": ["this process is ending"]})
         answer = client.get(f"{hub.url}/healthz")
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
@@ -164,7 +164,7 @@ def until_it_answers(client: httpx.Client, hub: HubProcess) -> None:
 
 def test_more_connections_than_it_may_have_are_told_to_come_later(hub: HubProcess) -> None:
     set_limit(hub, "connections = 2")
-    with hub.serving(), httpx.Client() as first, httpx.Client() as second:
+    with hub.serving(), httpx.Client(verify=False) as first, httpx.Client(verify=False) as second:
         until_it_answers(first, hub)
         assert second.get(f"{hub.url}/healthz").status_code == 503
         first.close()
@@ -177,7 +177,8 @@ def test_nobody_but_a_balancer_on_this_machine_says_who_asks(
 ) -> None:
     sent = {"X-Forwarded-For": "192.0.2.7"}
     with hub.serving() as process:
-        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+        transport = httpx.HTTPTransport(verify=False, local_address=address)
+        with httpx.Client(transport=transport) as client:
             assert client.post(f"{hub.url}/v1/wait", headers=sent).status_code == 401
         process.send_signal(signal.SIGTERM)
         wait_for(process)
@@ -189,7 +190,7 @@ def test_its_metrics_are_those_of_the_page(hub: HubProcess) -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     told = re.findall(r"^\| `(drivefs_hub_\w+)` \|", page, re.MULTILINE)
     with hub.serving():
-        shown = re.findall(r"^# TYPE (\w+) ", httpx.get(hub.metrics).text, re.MULTILINE)
+        shown = re.findall(r"^# TYPE (\w+) ", plain_http.get(hub.metrics).text, re.MULTILINE)
     assert sorted(told) == sorted(shown)
 
 
@@ -200,10 +201,10 @@ def test_what_it_logs_is_json_without_secrets(hub: HubProcess) -> None:
     with hub.serving() as process:
         url = f"{hub.url}/v1/drives/{uuid.hex()}"
         assert (
-            httpx.put(f"{url}/blocks/{block.hex()}", content=os.urandom(999), headers=header).status_code
+            plain_http.put(f"{url}/blocks/{block.hex()}", content=os.urandom(999), headers=header).status_code
             == 204
         )
-        assert httpx.get(f"{url}/head", headers={"Authorization": "Bearer x"}).status_code == 401
+        assert plain_http.get(f"{url}/head", headers={"Authorization": "Bearer x"}).status_code == 401
         process.send_signal(signal.SIGTERM)
         wait_for(process)
     text = hub.log.read_text()

@@ -8,11 +8,10 @@ import shutil
 import signal
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 
-from tests import contents
+from tests import contents, plain_http
 from tests.contents import KINDS
 from tests.drives import content_of, make_file, tree
 from tests.hub_process import HubProcess, hub_process
@@ -39,7 +38,7 @@ def put(hub: HubProcess, drive: tuple[bytes, bytes]) -> tuple[str, bytes]:
     """A new block: its URL and its bytes."""
     uuid, token = drive
     url, data = f"{hub.url}/v1/drives/{uuid.hex()}/blocks/{os.urandom(32).hex()}", os.urandom(9999)
-    answer = httpx.put(url, content=data, headers={"Authorization": f"Bearer {token.hex()}"})
+    answer = plain_http.put(url, content=data, headers={"Authorization": f"Bearer {token.hex()}"})
     assert answer.status_code == 204
     return url, data
 
@@ -71,7 +70,7 @@ def test_a_dump_and_the_nodes_are_a_hub_again(hub: HubProcess, tmp_path: Path) -
     assert (code, "1 blocks are in the database again" in said) == (0, True)
     with hub.serving():
         for url, expected in ((before, data), (after, later)):
-            assert httpx.get(url, headers=header).content == expected
+            assert plain_http.get(url, headers=header).content == expected
         put(hub, drive)
     assert hub.run("check", str(hub.hub), "--data")[0] == 0
 
@@ -106,7 +105,7 @@ def test_a_device_that_was_revoked_since_gets_nothing_where_all_logins_are_ended
     assert code == 0, said
     with hub.serving():
         header = {"Authorization": f"Bearer {token.hex()}"}
-        assert httpx.get(f"{hub.url}/v1/drives/{uuid.hex()}/head", headers=header).status_code == 401
+        assert plain_http.get(f"{hub.url}/v1/drives/{uuid.hex()}/head", headers=header).status_code == 401
 
 
 def test_a_base_backup_is_recovered_to_a_moment_and_served_after_a_check(tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_a_base_backup_is_recovered_to_a_moment_and_served_after_a_check(tmp_pat
     assert (code, "1 blocks are in the database again" in said) == (0, True)
     with hub.serving():
         for url, expected in ((before, data), (after, later)):
-            assert httpx.get(url, headers=header).content == expected
+            assert plain_http.get(url, headers=header).content == expected
 
 
 @pytest.mark.logs_warnings
@@ -183,7 +182,7 @@ def test_a_node_whose_disk_is_lost_is_replaced(hub: HubProcess, tmp_path: Path, 
     shutil.rmtree(hub.hub / "node0")
     (hub.hub / "node0").mkdir()
     with hub.serving():
-        assert httpx.get(url, headers=header).content == data
+        assert plain_http.get(url, headers=header).content == data
 
 
 def test_a_node_is_not_replaced_by_what_is_something_else(hub: HubProcess, tmp_path: Path) -> None:

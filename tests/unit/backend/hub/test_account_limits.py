@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import psycopg
 import pytest
 
 from backend.errors import ThrottledError
 from backend.hub.attempts import Attempts
+from tests import plain_http
 from tests.hub_account import People, Person
 from tests.hub_server import PEPPER, RunningHub, hub_for_test
 from tests.unit.backend.hub.test_app import refused
@@ -66,7 +66,7 @@ def test_an_account_has_at_most_256_drives_whoever_asks_at_once(running: Running
 
     def create(_number: int) -> int:
         said = {"uuid": os.urandom(16).hex(), "sealed": "aa"}
-        return httpx.post(
+        return plain_http.post(
             f"{running.url}/v1/drives", json=said, headers=one.client.headers, timeout=30
         ).status_code
 

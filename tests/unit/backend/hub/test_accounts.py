@@ -24,6 +24,7 @@ from backend.hub.quotas import Room
 from backend.keys.key_slots import DEFAULT_COST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from backend.wire import decode_head, encode_head
+from tests import plain_http
 from tests.hub_account import People, Person, Secret, end
 from tests.hub_server import PEPPER, RunningHub, hub_for_test
 from tests.unit.backend.hub.test_app import refused
@@ -119,7 +120,7 @@ def test_guesses_at_once_are_counted_too(running: RunningHub, people: People) ->
 
     def guess() -> None:
         said = {"email": one.email, "auth_key": os.urandom(32).hex()}
-        statuses.append(httpx.post(f"{running.url}/v1/login/finish", json=said).status_code)
+        statuses.append(plain_http.post(f"{running.url}/v1/login/finish", json=said).status_code)
 
     threads = [threading.Thread(target=guess) for _ in range(16)]
     for thread in threads:
@@ -195,7 +196,7 @@ def test_a_poll_of_a_device_ends_when_it_is_revoked(running: RunningHub, one: Pe
 
     def poll() -> None:
         asked = {"drives": {uuid: 0}, "timeout": 60}
-        answers.append(httpx.post(f"{running.url}/v1/wait", json=asked, headers=header, timeout=90))
+        answers.append(plain_http.post(f"{running.url}/v1/wait", json=asked, headers=header, timeout=90))
 
     thread = threading.Thread(target=poll)
     thread.start()

@@ -20,6 +20,7 @@ from backend.hub.packing import DriveNumber
 from backend.remote.hub_client import MOST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from backend.wire import content_digest
+from tests import plain_http
 from tests.contents import content
 from tests.hub_server import RunningHub, hub_for_test
 from tests.postgres import new_database
@@ -56,8 +57,10 @@ def test_nothing_is_said_without_a_token_or_by_that_of_another_account(
     url, _ = drive
     _, other = running.new_drive()
     for header in ({}, {"Authorization": "Basic x"}, {"Authorization": f"Bearer {'ab' * 32}"}):
-        refused(httpx.get(f"{url}/{path}", headers=header), 401, "unauthorised")
-    refused(httpx.get(f"{url}/{path}", headers={"Authorization": f"Bearer {other.hex()}"}), 404, "not_found")
+        refused(plain_http.get(f"{url}/{path}", headers=header), 401, "unauthorised")
+    refused(
+        plain_http.get(f"{url}/{path}", headers={"Authorization": f"Bearer {other.hex()}"}), 404, "not_found"
+    )
 
 
 def test_a_device_comes_with_the_drive_that_it_asks_for(running: RunningHub) -> None:
@@ -79,10 +82,10 @@ def test_a_device_comes_with_the_drive_that_it_asks_for(running: RunningHub) -> 
 def test_a_drive_that_was_deleted_is_found_no_more_at_once(running: RunningHub, path: str) -> None:
     uuid, token = running.new_drive()
     url, header = f"{running.url}/v1/drives/{uuid.hex()}", {"Authorization": f"Bearer {token.hex()}"}
-    assert httpx.get(f"{url}/head", headers=header).status_code == 200
-    assert httpx.delete(url, headers=header).status_code == 204
-    refused(httpx.get(f"{url}/{path}", headers=header), 404, "not_found")
-    refused(httpx.delete(url, headers=header), 404, "not_found")
+    assert plain_http.get(f"{url}/head", headers=header).status_code == 200
+    assert plain_http.delete(url, headers=header).status_code == 204
+    refused(plain_http.get(f"{url}/{path}", headers=header), 404, "not_found")
+    refused(plain_http.delete(url, headers=header), 404, "not_found")
 
 
 @pytest.mark.parametrize("named", ["x", "00", "ab" * 17, "é" * 16, "ab " * 16, "00" * 4000, "%00", "g" * 32])
@@ -91,8 +94,8 @@ def test_what_is_no_id_of_a_drive_is_refused_after_the_token(
 ) -> None:
     _, header = drive
     url = f"{running.url}/v1/drives/{named}/head"
-    refused(httpx.get(url), 401, "unauthorised")
-    refused(httpx.get(url, headers=header), 400, "bad_request")
+    refused(plain_http.get(url), 401, "unauthorised")
+    refused(plain_http.get(url, headers=header), 400, "bad_request")
 
 
 def test_a_body_that_changed_on_its_way_is_not_stored(
@@ -103,24 +106,26 @@ def test_a_body_that_changed_on_its_way_is_not_stored(
     right, other = (content_digest(sha256(each).digest()) for each in (data, data[:-1]))
     block = f"{url}/blocks/{os.urandom(32).hex()}"
     for said in (other, f"sha-512=:{'A' * 86}==:, {other}", f"{other};q=1"):
-        refused(httpx.put(block, headers=header | {"Content-Digest": said}, content=data), 422, "damaged")
-        refused(httpx.get(block, headers=header), 404, "not_found")
+        refused(
+            plain_http.put(block, headers=header | {"Content-Digest": said}, content=data), 422, "damaged"
+        )
+        refused(plain_http.get(block, headers=header), 404, "not_found")
     root = f"{url}/roots/snapshot"
-    refused(httpx.put(root, headers=header | {"Content-Digest": other}, content=data), 422, "damaged")
-    refused(httpx.get(root, headers=header), 404, "not_found")
+    refused(plain_http.put(root, headers=header | {"Content-Digest": other}, content=data), 422, "damaged")
+    refused(plain_http.get(root, headers=header), 404, "not_found")
     for said in (right, f"sha-512=:{'A' * 86}==:", "", "sha-256=:short:"):
         one = f"{url}/blocks/{os.urandom(32).hex()}"
-        sent = httpx.put(one, headers=header | {"Content-Digest": said}, content=data)
+        sent = plain_http.put(one, headers=header | {"Content-Digest": said}, content=data)
         assert sent.status_code == 204
 
 
 def test_a_revoked_device_gets_nothing_more_at_once(running: RunningHub) -> None:
     uuid, token = running.new_drive()
     url, header = f"{running.url}/v1/drives/{uuid.hex()}/head", {"Authorization": f"Bearer {token.hex()}"}
-    assert httpx.get(url, headers=header).status_code == 200
+    assert plain_http.get(url, headers=header).status_code == 200
     device = running.call(running.hub.directory.device(token))
     running.call(running.hub.directory.revoke(device.account, device.number))
-    refused(httpx.get(url, headers=header), 401, "unauthorised")
+    refused(plain_http.get(url, headers=header), 401, "unauthorised")
 
 
 @pytest.mark.parametrize(("minutes", "is_noted"), [(59, False), (61, True)])
@@ -133,7 +138,7 @@ def test_a_device_that_comes_often_is_noted_once_an_hour(
     with psycopg.connect(running.conninfo, autocommit=True) as connection:
         connection.execute(f"UPDATE device SET seen = {ago}, heard = {ago} WHERE id = %s".encode(), (device,))
         url, header = f"{running.url}/v1/drives/{uuid.hex()}/head", {"Authorization": f"Bearer {token.hex()}"}
-        assert httpx.get(url, headers=header).status_code == 200
+        assert plain_http.get(url, headers=header).status_code == 200
         row = connection.execute(
             "SELECT seen > now() - interval '1 minute' FROM device WHERE id = %s", (device,)
         ).fetchone()
@@ -142,7 +147,7 @@ def test_a_device_that_comes_often_is_noted_once_an_hour(
 
 def test_what_is_no_block_commit_or_number_is_refused(drive: tuple[str, dict[str, str]]) -> None:
     url, header = drive
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         refused(client.put(f"{url}/blocks/{'00' * 32}", content=b"x" * (5 << 20)), 413, "too_large")
         refused(client.put(f"{url}/blocks/{'00' * 32}", content=b""), 422, "malformed")
         refused(client.put(f"{url}/blocks/zz", content=b"x"), 400, "bad_request")
@@ -165,7 +170,7 @@ def test_no_device_costs_others_a_block(drive: tuple[str, dict[str, str]]) -> No
     """One that doubts a good block and gives another in its place: who finds that out gets the good one."""
     url, header = drive
     block = f"{url}/blocks/{'ab' * 32}"
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         client.put(block, content=b"good")
         assert client.post(f"{block}/wrong").json() == {"elsewhere": False}
         for data in (b"bad", b"worse"):
@@ -183,7 +188,7 @@ def test_what_no_commit_names_is_deleted_and_what_one_names_stays(
 ) -> None:
     url, header = drive
     named, dropped, unnamed = (bytes([number]) * 32 for number in (1, 2, 3))
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         for block in (named, dropped, unnamed):
             client.put(f"{url}/blocks/{block.hex()}", content=block * 100)
         head = Head(0, NO_COMMIT)
@@ -216,7 +221,7 @@ def test_nothing_is_acknowledged_that_is_not_stored(
     async def fail(*_: object) -> None:
         raise RuntimeError("of the hub itself")
 
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         for node in list(running.nodes.values())[:2]:
             node.away = True
         refused(client.put(block, content=b"data"), 503, "later")
@@ -235,7 +240,7 @@ def test_nothing_is_acknowledged_that_is_not_stored(
 
 def test_what_lacks_fragments_is_counted(running: RunningHub, drive: tuple[str, dict[str, str]]) -> None:
     url, header = drive
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         client.put(f"{url}/blocks/{'01' * 32}", content=b"with all of them")
         # The last fragments come after the answer.
         wait_until(lambda: client.get(f"{url}/usage").json()["lacking"] == 0)
@@ -257,8 +262,8 @@ def test_what_lacks_fragments_is_counted(running: RunningHub, drive: tuple[str, 
 
 def test_paths_and_methods_that_there_are_not_are_problems_too(drive: tuple[str, dict[str, str]]) -> None:
     url, header = drive
-    refused(httpx.get(f"{url}/nothing", headers=header), 404, "bad_request")
-    refused(httpx.delete(f"{url}/head", headers=header), 405, "bad_request")
+    refused(plain_http.get(f"{url}/nothing", headers=header), 404, "bad_request")
+    refused(plain_http.delete(f"{url}/head", headers=header), 405, "bad_request")
 
 
 @pytest.mark.parametrize("timeout", ["NaN", "Infinity", "-1", "121", '"1"', "true", "null"])
@@ -266,15 +271,15 @@ def test_no_poll_is_without_an_end(running: RunningHub, timeout: str) -> None:
     uuid, token = running.new_drive()
     header = {"Authorization": f"Bearer {token.hex()}"}
     asked = f'{{"drives": {{"{uuid.hex()}": 0}}, "timeout": {timeout}}}'
-    refused(httpx.post(f"{running.url}/v1/wait", content=asked, headers=header), 400, "bad_request")
+    refused(plain_http.post(f"{running.url}/v1/wait", content=asked, headers=header), 400, "bad_request")
 
 
 def test_a_poll_ends_when_its_time_is_over(running: RunningHub) -> None:
     uuid, token = running.new_drive()
     header = {"Authorization": f"Bearer {token.hex()}"}
     asked = {"drives": {uuid.hex(): 0}, "timeout": 0.1}
-    assert httpx.post(f"{running.url}/v1/wait", json=asked, headers=header).status_code == 204
-    refused(httpx.post(f"{running.url}/v1/wait", json={}, headers=header), 400, "bad_request")
+    assert plain_http.post(f"{running.url}/v1/wait", json=asked, headers=header).status_code == 204
+    refused(plain_http.post(f"{running.url}/v1/wait", json={}, headers=header), 400, "bad_request")
 
 
 def test_a_poll_of_no_time_says_what_is_there(running: RunningHub) -> None:
@@ -282,7 +287,7 @@ def test_a_poll_of_no_time_says_what_is_there(running: RunningHub) -> None:
     uuid, token = running.new_drive()
     header = {"Authorization": f"Bearer {token.hex()}"}
     commit = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, (), (), b""))
-    with httpx.Client(base_url=f"{running.url}/v1", headers=header) as client:
+    with httpx.Client(verify=False, base_url=f"{running.url}/v1", headers=header) as client:
         said = {"Expected-Head": wire.encode_head(Head(0, NO_COMMIT))}
         assert client.post(f"/drives/{uuid.hex()}/log", content=commit, headers=said).status_code == 201
         answer = client.post("/wait", json={"drives": {uuid.hex(): 0}, "timeout": 0})
@@ -335,7 +340,7 @@ async def _required(conninfo: str) -> None:
 def test_a_drive_has_so_many_roots(drive: tuple[str, dict[str, str]]) -> None:
     """Empty ones take nothing of a quota, and there would be no end of them."""
     url, header = drive
-    with httpx.Client(headers=header) as client:
+    with httpx.Client(verify=False, headers=header) as client:
         for number in range(64):
             assert client.put(f"{url}/roots/{number}", content=b"").status_code == 204
         refused(client.put(f"{url}/roots/64", content=b""), 422, "refused")
@@ -349,7 +354,7 @@ def test_a_commit_that_lacks_very_many_blocks_is_told_of_some(drive: tuple[str, 
     added = tuple(BlockId(number.to_bytes(32)) for number in range(150_000))
     body = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, added, (), b""))
     said = header | {"Expected-Head": wire.encode_head(Head(0, NO_COMMIT))}
-    answer = httpx.post(f"{url}/log", content=body, headers=said, timeout=60)
+    answer = plain_http.post(f"{url}/log", content=body, headers=said, timeout=60)
     refused(answer, 422, "blocks_missing")
     assert answer.json()["detail"].startswith("150000 blocks")
     assert len(answer.json()["blocks"]) == 100_000

@@ -28,6 +28,7 @@ from backend import wire
 from backend.commits import encode_commit
 from backend.hub import app, decoding
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
+from tests import plain_http
 from tests.hub_server import RunningHub, hub_for_test
 
 OPEN = {
@@ -331,7 +332,7 @@ def test_a_body_whose_client_leaves_is_no_fault(running: RunningHub, victim: Vic
             request = f"{head}Authorization: Bearer {victim.token.hex()}\r\nContent-Length: 100000\r\n\r\n"
             connection.sendall(request.encode() + bytes(sent))
     url = f"{running.url}/v1/drives/{victim.uuid.hex()}"
-    assert httpx.get(f"{url}/blocks/{'77' * 32}", headers=victim.headers).status_code == 404
+    assert plain_http.get(f"{url}/blocks/{'77' * 32}", headers=victim.headers).status_code == 404
 
 
 def test_a_device_that_is_revoked_while_its_body_comes_is_refused(
@@ -364,7 +365,7 @@ def test_many_idle_connections_keep_nobody_out(running: RunningHub, victim: Vict
         for connection in idle[:150]:
             connection.sendall(b"GET /v1/drives HTTP/1.1\r\nHost:")
         url = f"{running.url}/v1/drives/{victim.uuid.hex()}/head"
-        assert httpx.get(url, headers=victim.headers, timeout=20).status_code == 200
+        assert plain_http.get(url, headers=victim.headers, timeout=20).status_code == 200
     finally:
         for connection in idle:
             connection.close()
@@ -421,7 +422,7 @@ def test_of_appends_to_one_head_one_is_taken(running: RunningHub, victim: Victim
     def append(number: int) -> tuple[int, str]:
         said = {**victim.headers, "Expected-Head": wire.encode_head(head)}
         body = encode_commit(following(head, [], number))
-        answer = httpx.post(f"{url}/log", content=body, headers=said, timeout=60, verify=False)
+        answer = plain_http.post(f"{url}/log", content=body, headers=said, timeout=60, verify=False)
         return answer.status_code, answer.text
 
     with ThreadPoolExecutor(8) as pool:
@@ -432,7 +433,7 @@ def test_of_appends_to_one_head_one_is_taken(running: RunningHub, victim: Victim
             assert [status for status, _ in answers].count(409) == 7
             head = wire.decode_head(taken[0])
             assert head.number == number
-    assert httpx.get(f"{url}/head", headers=victim.headers).text == wire.encode_head(head)
+    assert plain_http.get(f"{url}/head", headers=victim.headers).text == wire.encode_head(head)
 
 
 def test_what_commits_name_outlives_a_collector_without_mercy(running: RunningHub, victim: Victim) -> None:
@@ -469,6 +470,6 @@ def test_a_block_that_is_given_again_is_kept_as_long_as_a_new_one(
     url = f"{running.url}/v1/drives/{victim.uuid.hex()}/blocks/{BLOCK}"
     with psycopg.connect(running.conninfo) as connection:
         connection.execute("UPDATE block SET changed = now() - interval '29 days'")
-    assert httpx.put(url, content=b"block", headers=victim.headers).status_code == 204
+    assert plain_http.put(url, content=b"block", headers=victim.headers).status_code == 204
     running.call(running.hub.blocks.collect(grace=28 * 86_400))
-    assert httpx.get(url, headers=victim.headers).content == b"block"
+    assert plain_http.get(url, headers=victim.headers).content == b"block"

@@ -20,6 +20,7 @@ from backend.hub.log_segments import KEPT, LEAST, NOTED, STORED, LogSegments
 from backend.hub.packing import DriveNumber
 from backend.system import THIS_MACHINE, Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
+from tests import plain_http
 from tests.contents import KINDS, content
 from tests.hub_care import check, database_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub_for_test
@@ -59,7 +60,7 @@ class Log:
         self.commits.append(encoded)
 
     def answer(self, after: int = 0, limit: int = 256) -> httpx.Response:
-        return httpx.get(self._url, params={"after": after, "limit": limit}, headers=self._headers)
+        return plain_http.get(self._url, params={"after": after, "limit": limit}, headers=self._headers)
 
     def read(self, after: int = 0, limit: int = 256) -> list[bytes]:
         return list(wire.decode_commits(self.answer(after, limit).raise_for_status().content))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -25,6 +24,7 @@ from starlette.routing import Route
 
 from backend.hub import app
 from backend.hub.openapi import PATH, document
+from tests import plain_http
 from tests.hub_server import RunningHub, hub_for_test
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -43,7 +43,7 @@ def running() -> Iterator[RunningHub]:
 
 
 def described(running: RunningHub) -> dict[str, Any]:
-    answer = httpx.get(f"{running.url}/v1/openapi.json")
+    answer = plain_http.get(f"{running.url}/v1/openapi.json")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     found: dict[str, Any] = answer.json()

@@ -13,6 +13,7 @@ from backend import wire
 from backend.errors import UsageError
 from backend.hub import Presences, PresenceTable
 from backend.upstream import MAX_PRESENCES, SealedPresence
+from tests import plain_http
 from tests.hub_server import RunningHub, hub_for_test
 
 
@@ -39,13 +40,13 @@ class Two:
         """By the device."""
         url = f"{self.running.url}/v1/drives/{self.uuid.hex()}/presence"
         headers = {"Authorization": f"Bearer {self.tokens[number].hex()}"}
-        return httpx.request(method, url, headers=headers, content=content)
+        return plain_http.request(method, url, headers=headers, content=content)
 
     def wait(self, number: int, mark: int, seconds: float) -> httpx.Response:
         """By the device, for presences that have not that mark."""
         said = {"drives": {self.uuid.hex(): 0}, "presence": {self.uuid.hex(): mark}, "timeout": seconds}
         headers = {"Authorization": f"Bearer {self.tokens[number].hex()}"}
-        return httpx.post(f"{self.running.url}/v1/wait", headers=headers, json=said, timeout=60)
+        return plain_http.post(f"{self.running.url}/v1/wait", headers=headers, json=said, timeout=60)
 
 
 @pytest.fixture
@@ -191,4 +192,4 @@ def test_a_poll_for_what_is_none_is_refused(two: Two, said: object) -> None:
     )
     headers = {"Authorization": f"Bearer {two.tokens[0].hex()}"}
     body = {"drives": {uuid: 0}, "presence": named, "timeout": 0}
-    assert httpx.post(f"{two.running.url}/v1/wait", headers=headers, json=body).status_code == 400
+    assert plain_http.post(f"{two.running.url}/v1/wait", headers=headers, json=body).status_code == 400

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import psycopg
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -16,6 +15,7 @@ from backend.commits import encode_commit
 from backend.errors import ThrottledError
 from backend.hub.under_way import UnderWay, UntilAnswered
 from backend.upstream import NO_COMMIT, Commit, Head
+from tests import plain_http
 from tests.contents import content
 from tests.hub_server import RunningHub, hub_for_test
 from tests.waiting import wait_until
@@ -54,7 +54,7 @@ def test_polls_of_one_account_leave_connections_to_others(running: RunningHub) -
     def ask(token: bytes, seconds: float) -> int:
         said = {"drives": {uuid.hex(): 0}, "timeout": seconds}
         header = {"Authorization": f"Bearer {token.hex()}"}
-        return httpx.post(f"{running.url}/v1/wait", json=said, headers=header, timeout=60).status_code
+        return plain_http.post(f"{running.url}/v1/wait", json=said, headers=header, timeout=60).status_code
 
     with ThreadPoolExecutor(3) as pool:
         polls = [pool.submit(ask, token, 100.0) for _ in range(3)]
@@ -78,16 +78,16 @@ def test_bodies_and_answers_of_one_account_leave_memory_to_others(
 
     def put() -> int:
         content = iter([data[:1000], data[1000:]]) if is_chunked else data
-        return httpx.put(block, content=content, headers=header).status_code
+        return plain_http.put(block, content=content, headers=header).status_code
 
     running.hub.rates.under_way.memory = 1 << 19
     assert put() == 429
     running.hub.rates.under_way.memory = 1 << 20
     assert put() == 204
-    assert httpx.get(block, headers=header).content == data
+    assert plain_http.get(block, headers=header).content == data
     running.hub.rates.under_way.memory = 1 << 19
-    assert httpx.get(block, headers=header).status_code == 429
-    assert httpx.get(f"{url}/head", headers=header).status_code == 200
+    assert plain_http.get(block, headers=header).status_code == 429
+    assert plain_http.get(f"{url}/head", headers=header).status_code == 200
 
 
 def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) -> None:
@@ -99,7 +99,7 @@ def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) 
         header = {"Authorization": f"Bearer {token.hex()}", "Expected-Head": wire.encode_head(head)}
         body = encode_commit(Commit(1, head.hash, number, 0, 1, (), (), b"payload"))
         url = f"{running.url}/v1/drives/{uuid.hex()}/log"
-        return httpx.post(url, content=body, headers=header, timeout=60).status_code
+        return plain_http.post(url, content=body, headers=header, timeout=60).status_code
 
     async def under_way() -> int:
         return sum(taken.requests for taken in running.hub.rates.under_way.taken.values())
@@ -114,7 +114,7 @@ def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) 
         appends = [pool.submit(append, number) for number in range(1, 21)]
         wait_until(all_are_there)
         url = f"{running.url}/v1/drives/{other.hex()}/head"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {shown.hex()}"}, timeout=60)
+        answer = plain_http.get(url, headers={"Authorization": f"Bearer {shown.hex()}"}, timeout=60)
         holding.commit()
         assert answer.status_code == 200
         assert sorted(each.result(60) for each in appends) == [201] + [409] * 19
