@@ -19,7 +19,7 @@ from cache.history import attributes_of
 from cache.journal import Need
 from cache.namespace import ROOT_INODE
 from cache.presence import Present, Writing
-from cache.services import make_conflict_copy
+from cache.services import copy_for_writer
 from cache.sync import AttributesChanged, Change, Listener, Missed, NameChanged, Replaced
 from mountfs.kernel_nodes import Holding, KernelNodes, Key, Look
 from mountfs.open_folders import OpenFolders
@@ -218,7 +218,7 @@ class NodeDrive:
             folder = self._nodes.shown(parent)
             number = folder.inode if isinstance(folder, Look) else folder
             try:
-                await make_conflict_copy(
+                await copy_for_writer(
                     self._drive,
                     look.inode,
                     look.commit,

@@ -1,5 +1,5 @@
 """Notices: what happened to a drive that people should hear of, also after a remount."""
 
-from cache.notices.notices import LONGEST, MOST, Kind, Notice, Notices, decode, encode
+from cache.notices.notices import LONGEST, MOST, Kind, Notice, Notices, decode, encode, noted_path
 
-__all__ = ["LONGEST", "MOST", "Kind", "Notice", "Notices", "decode", "encode"]
+__all__ = ["LONGEST", "MOST", "Kind", "Notice", "Notices", "decode", "encode", "noted_path"]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import trio
 
@@ -93,6 +94,11 @@ def _text(value: Any) -> str:
     if type(value) is not str or len(value) > LONGEST:
         raise ValueError("a text is none, or too long")
     return value
+
+
+def noted_path(folder: bytes | None, name: bytes) -> str:
+    """A notice's path of `name` in the directory of that path; in one that is gone, the name alone."""
+    return quote(folder + b"/" + name if folder else name)
 
 
 class Notices:

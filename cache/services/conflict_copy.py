@@ -7,12 +7,16 @@ module takes the bytes that a program writes after the rebase, to the content th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from cache.drive import Drive
 from cache.errors import ExistsError, NoEntryError, StaleError
 from cache.namespace import ROOT_INODE, folder_path
+from cache.notices import Kind, noted_path
 from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
 from cache.services.clone import Clone, ignore
+
+WRITTEN_ON: Final = "others replaced or removed it, a program here wrote on what it had open: that is a copy"
 
 
 async def make_conflict_copy(
@@ -38,6 +42,17 @@ async def make_conflict_copy(
             parent = ROOT_INODE  # somebody removed the folder meanwhile
             continue
         return
+
+
+async def copy_for_writer(
+    drive: Drive, inode: int, commit: int, parent: int, name: bytes, accepted: Callable[[int], None]
+) -> None:
+    """As `make_conflict_copy`, for a program that writes on what others have replaced or removed: people are
+    told by a notice."""
+    await make_conflict_copy(drive, inode, commit, parent, name, accepted)
+    folder = folder_path(drive.ledger.namespace.synced_connection(), parent)
+    drive.kept_notices.add(Kind.CONFLICT, [(noted_path(folder, name), WRITTEN_ON)], commit)
+    await drive.kept_notices.store()
 
 
 def _free_name(drive: Drive, mode: int, folder: int, path: bytes, name: bytes) -> bytes:

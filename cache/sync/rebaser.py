@@ -18,7 +18,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import quote
 
 import trio
 
@@ -29,7 +28,7 @@ from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
 from cache.journal import Ledger, Rebasing, Trimming, rebase, show_published, sync_rebase
 from cache.namespace import folder_path
-from cache.notices import MOST, Kind, Notices
+from cache.notices import MOST, Kind, Notices, noted_path
 from cache.publish import is_same_commit, require_growth
 from cache.rebase import Changed, Decision, Resolved, Row
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
@@ -216,11 +215,9 @@ class Rebaser:
 
 
 def _path(decision: Decision, folders: dict[int, bytes | None]) -> str:
-    """Percent-encoded; of a folder that is gone the name alone."""
     if decision.key is None:
         return ""
-    folder, name = folders[decision.key[0]], decision.key[1]
-    return quote(folder + b"/" + name if folder else name)
+    return noted_path(folders[decision.key[0]], decision.key[1])
 
 
 class Following:

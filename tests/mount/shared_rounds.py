@@ -98,7 +98,7 @@ class Rounds:
             assert os.pread(descriptor, len(was) + 1, 0) == was
             is_copied = state == "written to" and self._published[name] != was
             if state == "open for writing" and source.random() < 0.5:
-                is_copied, was = True, self._write(source, descriptor, was)  # perhaps the bytes that were there
+                is_copied, was = True, self._write(source, descriptor, was)  # perhaps the same bytes
             self._check_copies(was if is_copied else None)
         self._check(name)
         if name in self._published:  # perhaps by this device

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from backend.system import THIS_MACHINE
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import NoEntryError, StaleError
 from cache.namespace.operations import ROOT_INODE
+from cache.notices import Notices
 from cache.rebase import COPY_OF, decode_mark
 from cache.sync import AttributesChanged, Change, NameChanged
 from mountfs.node_drive import NodeDrive
@@ -161,6 +163,30 @@ async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root
         await nodes.write(node, 4, b" and ours")
         assert (await copy_in(drive)).startswith(b"/x (conflict")
         assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_people_are_told_of_a_copy_that_a_program_wrote_on(tmp_path: Path, gone: bool) -> None:
+    """Of the file it is, also after a remount; not of who only has it open, nor of each write."""
+    async with two_devices(tmp_path) as (drive, other, nodes):
+        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
+        await make_file(other, b"x y", b"base", theirs)
+        await publish(other, drive)
+        node = held(nodes, b"x y", held(nodes, b"d"))
+        await other.unlink(theirs, b"x y")
+        if gone:
+            await other.remove_directory(ROOT_INODE, b"d")
+        await other.sync()
+        await share(other, drive, b"later", b"")
+        assert bytes(await nodes.read(node, 0, 100)) == b"base"
+        assert not drive.kept_notices()
+        for offset in (4, 5):
+            await nodes.write(node, offset, b"!")
+        (notice,) = drive.kept_notices()
+        assert notice.path == ("x%20y" if gone else "d/x%20y")
+        assert "that is a copy" in notice.text
+        kept = Notices(tmp_path / "1", THIS_MACHINE)
+        assert list(kept()) == [notice]
 
 
 async def rename(nodes: NodeDrive, name: bytes, to: bytes, *, exchange: bool = False) -> None:
