@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class ScrubStatus:
     """Of the scrub under way, or of the last one. `finished_ns`: since 1970, 0: never yet. `wrong` fragments
-    were queued for repair, `unanswered` ones could not be read; of `by_size` only the size was asked."""
+    were queued for repair, `unanswered` ones could not be read; of `by_size` only the size was asked. Of the
+    `copies` of commits and roots `copies_wrong` were damaged or missing, and are mended."""
 
     running: bool
     finished_ns: int
@@ -18,6 +19,8 @@ class ScrubStatus:
     bytes: int
     wrong: int
     unanswered: int
+    copies: int
+    copies_wrong: int
 
 
 @dataclass(frozen=True, slots=True)

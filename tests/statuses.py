@@ -57,6 +57,8 @@ SCRUB: Final[Plain] = {
     "bytes": 2048,
     "wrong": 1,
     "unanswered": 0,
+    "copies": 30,
+    "copies_wrong": 2,
 }
 NODE_CHANGE: Final[Plain] = {
     "running": True,

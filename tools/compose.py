@@ -16,12 +16,13 @@ from typing import Final
 import trio
 
 from backend.blocks import BlockIndex, PackedBlockStore, SqliteBlockIndex
-from backend.care import Scrub, StoreHealth, repair_record
+from backend.care import ObjectScrub, Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     LONGEST_PATIENCE,
     PATIENCE,
+    ROOTS,
     Lease,
     LeaseVotes,
     Ranking,
@@ -51,6 +52,7 @@ from cache import defaults
 from cache.client import Client, client_of
 from cache.disk import BlockFolder, CachedBlocks, DiskCache
 from cache.journal import reserve as journal_reserve
+from cache.publish import ROOT_NAME
 from tools.drive_nodes import (
     cluster_map,
     far_nodes,
@@ -279,6 +281,12 @@ def build_upstream(
         commits = ReplicatedCommitLog(objects, claims=claims, environment=environment)
         upstream = LocalUpstream(blocks, commits, objects, writer, blocks=cached, beside=beside)
         return Built(blocks, upstream, health, cached)
+    require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
+    commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=environment)
+    gate = Gate()
+    upstream = LocalUpstream(
+        blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map, gate=gate
+    )
     scrub = Scrub(
         nodes,
         pack_codec(drive),
@@ -287,13 +295,8 @@ def build_upstream(
         cache_folder,
         interval=scrub_interval,
         far=[entry.name for entry in far_nodes(drive.folder, file)],
+        objects=ObjectScrub(objects, answering, commits, [ROOTS + ROOT_NAME], upstream.roots.mend),
         environment=environment,
-    )
-    require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
-    commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=environment)
-    gate = Gate()
-    upstream = LocalUpstream(
-        blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map, gate=gate
     )
     leasing = every.wrapped(partial(patient_node, LEASE_PATIENCE, environment))
     running = RunningNodes(every, leasing, answering, blocks, looking, objects, lease, scrub, gate)

@@ -1,15 +1,16 @@
 """Scrub: every fragment at rest is looked at now and then: it is read, and compared with what its footer and
-checksum say. Of a node where reading costs, only size and tag are asked in most scrubs.
+checksum say. Of a node where reading costs, only size and tag are asked in most scrubs. Copies of commits and
+roots come after the packs (`backend.care.scrub_objects`).
 
 Invariants:
-1. No key is used: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
+1. No key is used for packs: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
 2. Nothing is written to a node: a missing or wrong fragment is noted in the block index, whose repair queue
    rebuilds it (`backend.blocks.repair_queue`).
 3. A node that does not answer is skipped, never called wrong.
 4. The position is kept in a small file: a scrub that was interrupted goes on, and packs that were added
    meanwhile are seen if their ids lie ahead, else by the next scrub.
-5. Of a far node each scrub reads another share of the packs; all are read in `SHARES` scrubs. A fragment that
-   was written again since it was last seen (its tag is another one) is read at once.
+5. Of a far node each scrub reads another share of the packs and commits; all are read in `SHARES` scrubs. A
+   fragment that was written again since it was last seen (its tag is another one) is read at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 import anyio
 
 from backend.blocks import BlockIndex
+from backend.care.scrub_objects import ObjectScrub, Seen
 from backend.errors import DriveError
 from backend.failpoints import declare
 from backend.nodes import Node, NodeHealth, NodeSet, NodeSpeed, RateLimitedNode, TokenBucket
@@ -47,9 +49,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ScrubState:
-    """The kept state. `position`: the last pack that was looked at, hexadecimal; empty between scrubs. Times
-    are ns since 1970, 0: never. `share`: that which is read of far nodes. `fragments`, of which `by_size`
-    were not read, `bytes`, `wrong`, `unanswered` count the scrub under way or the last one."""
+    """The kept state. `position`: the last pack that was looked at, hexadecimal, `commit`: the last commit;
+    empty and 0 between scrubs. Times are ns since 1970, 0: never. `share`: that which is read of far nodes.
+    `fragments`, of which `by_size` were not read and `wrong` are, `copies` of small objects that were read,
+    `copies_wrong`, `bytes`, `unanswered` count the scrub under way or the last one."""
 
     position: str = ""
     begun_ns: int = 0
@@ -60,12 +63,31 @@ class ScrubState:
     bytes: int = 0
     wrong: int = 0
     unanswered: int = 0
+    commit: int = 0
+    copies: int = 0
+    copies_wrong: int = 0
+
+    def begin(self, now_ns: int) -> None:
+        """A scrub begins now."""
+        if self.begun_ns:
+            self.share = (self.share + 1) % SHARES
+        self.begun_ns = now_ns
+        self.fragments = self.by_size = self.bytes = self.wrong = self.unanswered = 0
+        self.copies = self.copies_wrong = 0
+
+    def add(self, seen: Seen) -> None:
+        """This was seen of small objects."""
+        self.copies += seen.copies
+        self.copies_wrong += seen.wrong
+        self.unanswered += seen.unanswered
+        self.bytes += seen.bytes
 
 
 class Scrub:
     """`run` is the one task that scrubs; the others may be called beside it. `wake_repair` is told when
     something was queued; `interval` is in seconds from the end of a scrub to the begin of the next, 0:
-    only by `request`. `far`: the names of nodes where reading costs."""
+    only by `request`. `far`: the names of nodes where reading costs. `objects`: the small ones, if they are
+    to be looked at."""
 
     def __init__(
         self,
@@ -77,15 +99,17 @@ class Scrub:
         *,
         interval: float,
         far: Collection[str] = (),
+        objects: ObjectScrub | None = None,
         rate: float = DEFAULT_RATE,
         environment: Environment = THIS_MACHINE,
     ) -> None:
-        bucket = TokenBucket(rate, rate)
-        limited = NodeSet.of(nodes).wrapped(lambda node: RateLimitedNode(node, bucket))
+        self._bucket = TokenBucket(rate, rate)
+        limited = NodeSet.of(nodes).wrapped(lambda node: RateLimitedNode(node, self._bucket))
         one = Threads(1)
         self._fragments = FragmentReader(limited, codec, NodeHealth(), NodeSpeed(), one, hedge_after=0.0)
         self._total = codec.code.profile.total
         self._index = index
+        self._objects = objects
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE
         self._interval = interval
@@ -100,7 +124,7 @@ class Scrub:
     @property
     def is_running(self) -> bool:
         """Whether a scrub is under way (or was interrupted and goes on)."""
-        return bool(self.state.position)
+        return bool(self.state.position or self.state.commit)
 
     def request(self) -> anyio.Event:
         """Scrub now, or go on with the one under way; the event is set at its end."""
@@ -125,19 +149,21 @@ class Scrub:
     async def scrub(self) -> ScrubState:
         """One scrub from where the last one stopped to the end. Safe to cancel."""
         state = self.state
-        if not state.position:
-            if state.begun_ns:
-                state.share = (state.share + 1) % SHARES
-            state.begun_ns = self._environment.wall_clock()
-            state.fragments = state.by_size = state.bytes = state.wrong = state.unanswered = 0
+        if not self.is_running:
+            state.begin(self._environment.wall_clock())
         while batch := self._index.packs.after(bytes.fromhex(state.position), _BATCH):
             for pack in batch:
                 await self._look_at(pack)
                 state.position = pack.id.hex()
                 self._keep(at_once=False)
-        state.position, state.finished_ns = "", self._environment.wall_clock()
+        if self._objects is not None:
+            await self._look_at_objects(self._objects)
+        state.position, state.commit, state.finished_ns = "", 0, self._environment.wall_clock()
         self._keep(at_once=True)
-        log.info("scrub: %d fragments looked at, %d wrong", state.fragments, state.wrong)
+        log.info(
+            "scrub: %d fragments looked at, %d wrong; %d copies of small objects, %d wrong",
+            *(state.fragments, state.wrong, state.copies, state.copies_wrong),
+        )
         finished, self.finished = self.finished, anyio.Event()
         finished.set()
         return state
@@ -153,6 +179,17 @@ class Scrub:
                 return
             with anyio.move_on_after(min(due, _LONGEST_SLEEP)):
                 await self._requested.wait()
+
+    async def _look_at_objects(self, objects: ObjectScrub) -> None:
+        state = self.state
+        while batch := objects.batch(state.commit):
+            listing = await objects.list_far(state.commit, self._far)
+            for number in batch:
+                listed = frozenset() if number % SHARES == state.share else self._far
+                state.add(await objects.look_at_commit(number, self._bucket, listing, listed))
+                state.commit = number
+                self._keep(at_once=False)
+        state.add(await objects.look_at_roots(self._bucket))
 
     async def _look_at(self, pack: Pack) -> None:
         for index in range(self._total):
@@ -206,10 +243,10 @@ class Scrub:
 def _load(path: Path) -> ScrubState:
     """The kept state; after a damaged file the scrub begins anew."""
     try:
-        found = json.loads(path.read_bytes())
+        found = {**asdict(ScrubState()), **json.loads(path.read_bytes())}
         values = {field.name: found[field.name] for field in fields(ScrubState)}
         bytes.fromhex(values["position"])
-        if any(type(value) is not int for name, value in values.items() if name != "position"):
+        if any(type(value) is not int or value < 0 for name, value in values.items() if name != "position"):
             return ScrubState()
         return ScrubState(**values)
     except (OSError, ValueError, KeyError, TypeError):

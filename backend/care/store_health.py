@@ -68,4 +68,6 @@ def _status(scrubbing: Scrub) -> ScrubStatus:
         bytes=state.bytes,
         wrong=state.wrong,
         unanswered=state.unanswered,
+        copies=state.copies,
+        copies_wrong=state.copies_wrong,
     )

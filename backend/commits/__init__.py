@@ -28,10 +28,13 @@ from backend.commits.replicated_objects import (
     MAX_STORED,
     ROOTS,
     Copies,
+    Damage,
+    Listing,
     Ranking,
     ReplicatedObjects,
     ranking_of,
 )
+from backend.commits.root_mending import mend_root
 from backend.commits.voter_rounds import REMEMBERED
 
 __all__ = [
@@ -52,8 +55,10 @@ __all__ = [
     "Claim",
     "Copies",
     "Copy",
+    "Damage",
     "Lease",
     "LeaseVotes",
+    "Listing",
     "Ranking",
     "ReplicatedCommitLog",
     "ReplicatedObjects",
@@ -66,6 +71,7 @@ __all__ = [
     "is_sealed",
     "is_signed_by",
     "life_of",
+    "mend_root",
     "number_of",
     "payload_associated_data",
     "ranking_of",

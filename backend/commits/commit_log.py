@@ -112,7 +112,8 @@ class ReplicatedCommitLog:
         self._newest: bytes | None = None
         self._changed = trio.Event()
         self._reading = trio.Lock()
-        self._to_mend = to_mend
+        self.to_mend: Final = to_mend
+        """The commits that `mend` is to look at."""
         self._mending = CommitMending(objects, to_mend, self._linked, lambda: self._chain.first)
         self.highest_epoch = 0
         """The highest epoch met in the log: a lease below it has been tampered with or lost."""
@@ -125,7 +126,7 @@ class ReplicatedCommitLog:
     @property
     def needs_mending(self) -> trio.Event:
         """Set when `mend` has something to do."""
-        return self._to_mend.wanted
+        return self.to_mend.wanted
 
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
         """Find and verify the head, for reading. The chain is checked back to `known` (what this device saw
@@ -138,7 +139,7 @@ class ReplicatedCommitLog:
         self._chain = CommitChain(base)
         if found is not None:
             await self._verify_from(*found, base)
-        self._to_mend.note_thin(listing, self._objects.copies)
+        self.to_mend.note_thin(listing, self._objects.copies)
         return self.head
 
     async def become_writer(self, epoch: int) -> Head:
@@ -333,7 +334,7 @@ class ReplicatedCommitLog:
 
         try:
             return await self._objects.find(
-                commit_key(number), accept, lambda node: self._to_mend.note_damaged(number, node)
+                commit_key(number), accept, lambda node: self.to_mend.note_damaged(number, node)
             )
         except NotFoundError:
             raise MissingCommitError(f"the commit log has a gap: commit {number} is on no node") from None

@@ -165,7 +165,7 @@ class ReplicatedObjects:
         away: list[str] = []
         for node in self._order(key):
             try:
-                copy = await self._read(node, key)
+                copy = await self.read(node.name, key)
             except NotFoundError:
                 continue
             except (CorruptError, FormatError):
@@ -186,7 +186,7 @@ class ReplicatedObjects:
 
         async def look(node: Node) -> bool:
             try:
-                found.good[node.name] = await self._read(node, key)
+                found.good[node.name] = await self.read(node.name, key)
             except NotFoundError:
                 return True
             except (CorruptError, FormatError) as error:
@@ -262,8 +262,9 @@ class ReplicatedObjects:
         names = sorted(self._ranking(key.encode()), key=self._health.is_avoided)
         return [self._nodes[name] for name in names]
 
-    async def _read(self, node: Node, key: str) -> Copy:
-        return self._opened(key, await self._stored(node, key))
+    async def read(self, name: str, key: str) -> Copy:
+        """The copy on the node of that name. `CorruptError`, `FormatError`; what the node raises."""
+        return self._opened(key, await self._stored(self._nodes[name], key))
 
     async def _stored(self, node: Node, key: str) -> bytes:
         stored = await node.get(key, 0, _SMALL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backend.commits import ROOTS, ReplicatedCommitLog, ReplicatedObjects
+import trio
+
+from backend.commits import ROOTS, ReplicatedCommitLog, ReplicatedObjects, mend_root
 from backend.errors import ConflictError, FencedError
 from backend.local.gate import Gate
 from backend.local.session_writer import SessionWriter
@@ -49,10 +51,18 @@ class LeasedRoots:
         self._objects = objects
         self._writer = writer
         self._gate = gate
+        self._writing = trio.Lock()
 
     async def put_root(self, name: str, data: bytes) -> None:
-        async with self._gate.passing():
+        async with self._gate.passing(), self._writing:
             await self._put_root(name, data)
+
+    async def mend(self, key: str) -> int:
+        """As of `mend_root`, of the root with this key. No root is put meanwhile: of two versions of one
+        lease the older could take the newer one's place."""
+        async with self._gate.passing(), self._writing:
+            await self._writer.held().ensure()
+            return await mend_root(self._objects, key)
 
     async def _put_root(self, name: str, data: bytes) -> None:
         lease = self._writer.held()

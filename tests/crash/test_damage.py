@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import DriveError
+from backend.health import ScrubStatus
 from cache.drive import Drive
 from tests.contents import Kind, content
 from tests.drives import QUIET, make_file
@@ -219,6 +220,35 @@ def test_two_nodes_that_are_put_back_to_an_older_state_get_what_they_lack(
     lacking = {path.relative_to(damaged.drive).parts[1] for path in wanted - {*damaged.files()}}
     assert lacking == {"packs", "commits"}
     trio.run(partial(_open_until_there, damaged, wanted))
+    assert damaged.fsck("-n", "--data") == CLEAN
+
+
+async def _scrub(made: SmallDrive) -> ScrubStatus:
+    """What a scrub says. Returns when another one finds nothing."""
+    async with _running(made) as drive:
+        assert drive.health is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drive.health.run)
+            status = await drive.health.scrub(wait=True)
+            with trio.fail_after(60):
+                while (await drive.health.scrub(wait=True)).copies_wrong:
+                    continue
+            nursery.cancel_scope.cancel()
+        return status
+
+
+def test_flips_in_copies_of_commits_and_roots_are_mended_by_a_scrub(damaged: SmallDrive) -> None:
+    """Of commits that a mount knows already, and so does not read when it begins."""
+    flipped = 0
+    files = damaged.files()
+    newest = max(path.name for path in files if path.parent.name == "commits")
+    for path in files:
+        node, kind = path.relative_to(damaged.drive).parts[:2]
+        if node in ("node1", "node4") and kind in ("commits", "roots") and path.name != newest:
+            flip(path, path.stat().st_size // 2, 3)
+            flipped += 1
+    assert flipped > 2
+    assert trio.run(partial(_scrub, damaged)).copies_wrong == flipped
     assert damaged.fsck("-n", "--data") == CLEAN
 
 

@@ -122,6 +122,8 @@ def describe_scrub(scrub: ScrubStatus | None) -> str:
     counts = f"{counted(scrub.fragments, 'fragment')}, {read} read, {scrub.wrong} wrong"
     if scrub.by_size:
         counts += f", {scrub.by_size} by their size only"
+    if scrub.copies or scrub.copies_wrong:
+        counts += f", {counted(scrub.copies, 'copy')} of commits and roots, {scrub.copies_wrong} wrong"
     if scrub.unanswered:
         counts += f", {scrub.unanswered} not answered"
     if scrub.running:

@@ -15,11 +15,14 @@ import trio
 import trio.testing
 
 from backend.care.scrub import SHARES, STATE_FILE, Scrub, ScrubState
+from backend.care.scrub_objects import ObjectScrub
 from backend.coding.erasure import Profile, code_for
+from backend.commits.commit_search import commit_key
 from backend.failpoints import OF_PROCESS
 from backend.packs.pack_codec import PackCodec
 from tests.faulty_node import Fault
 from tests.unit.backend.blocks.test_block_store import AWAY, DRIVE, KEY, Rig, blocks, build, running
+from tests.unit.backend.commits.test_commit_log import Setup, fill
 
 pytestmark = pytest.mark.logs_warnings
 Make = Callable[..., Scrub]
@@ -34,7 +37,12 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 def make(rig: Rig) -> Make:
-    def scrub(interval: float = 0.0, rate: float = 1e9, far: Collection[str] = ()) -> Scrub:
+    def scrub(
+        interval: float = 0.0,
+        rate: float = 1e9,
+        far: Collection[str] = (),
+        objects: ObjectScrub | None = None,
+    ) -> Scrub:
         code = code_for(Profile.parse("4+2"))
         wake = rig.store.repairs.wake
         return Scrub(
@@ -45,6 +53,7 @@ def make(rig: Rig) -> Make:
             rig.path,
             interval=interval,
             far=far,
+            objects=objects,
             rate=rate,
         )
 
@@ -190,8 +199,48 @@ async def test_an_interrupted_scrub_goes_on_where_it_was(rig: Rig, make: Make) -
     assert make().state == second.state
 
 
+async def test_a_state_of_before_the_copies_were_looked_at_goes_on(rig: Rig, make: Make) -> None:
+    kept = {
+        name: value for name, value in asdict(make().state).items() if "cop" not in name and name != "commit"
+    }
+    (rig.path / STATE_FILE).write_text(json.dumps({**kept, "share": 7, "position": "00"}))
+    assert make().state == ScrubState(share=7, position="00")
+
+
+async def test_a_scrub_that_was_interrupted_among_the_commits_goes_on_there(rig: Rig, make: Make) -> None:
+    state = replace(make().state, position=rig.index.packs.after(b"", 5)[-1].id.hex(), commit=2)
+    (rig.path / STATE_FILE).write_text(json.dumps(asdict(state)))
+    setup = Setup()
+    await fill(log := await setup.writer(), 5)
+    scrub = make(objects=ObjectScrub(setup.objects, setup.nodes, log, (), no_mending))
+    assert scrub.is_running
+    state = await scrub.scrub()
+    assert (state.fragments, state.copies, state.copies_wrong, state.commit) == (0, 9, 0, 0)
+    assert not make().is_running
+    assert (await scrub.scrub()).copies == 15
+
+
+async def test_of_far_nodes_each_commit_is_read_in_one_of_all_shares(rig: Rig, make: Make) -> None:
+    setup = Setup()
+    await fill(log := await setup.writer(), 5)
+    for number in (2, 5):
+        setup.order(number)[0].damage(commit_key(number))
+    scrub = make(objects=ObjectScrub(setup.objects, setup.nodes, log, (), no_mending), far=[*setup.nodes])
+    found: dict[int, int] = {}
+    for _ in range(SHARES):
+        state = await scrub.scrub()
+        found[state.share] = state.copies_wrong
+        assert state.copies <= 3
+    assert {share for share, wrong in found.items() if wrong} == {2, 5}
+
+
+async def no_mending(_key: str) -> int:
+    await trio.lowlevel.checkpoint()
+    return 0
+
+
 async def test_a_state_file_that_is_damaged_only_begins_anew(rig: Rig, make: Make) -> None:
-    for text in (b"", b"{}", b'{"position": 3}', b"\xff", b"[]"):
+    for text in (b"", b"{}", b'{"position": 3}', b"\xff", b"[]", b'{"commit": -1}'):
         (rig.path / STATE_FILE).write_bytes(text)
         assert make().state == ScrubState()
 

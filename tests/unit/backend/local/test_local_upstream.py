@@ -221,6 +221,31 @@ async def test_who_closes_the_gate_does_not_wait_until_all_is_mended() -> None:
                     assert sorted(copies) == [2, 2, 3]
 
 
+async def test_a_root_that_is_put_while_it_is_mended_stays() -> None:
+    setup = Setup()
+    key = "roots/snapshot"
+    async with setup.opened() as upstream:
+        await upstream.roots.put_root("snapshot", b"older" * 100)
+        holders = [node for node in setup.memory.values() if key in node.objects]
+        holders[0].damage(key)
+        begun, waiting = trio.Event(), trio.Event()
+
+        async def before(operation: str, _key: str) -> None:
+            await trio.lowlevel.checkpoint()
+            if operation == "swap" and not begun.is_set():
+                begun.set()
+                await waiting.wait()
+
+        holders[0].before = before
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upstream.roots.mend, key)
+            await begun.wait()
+            nursery.start_soon(upstream.roots.put_root, "snapshot", b"newer" * 100)
+            await trio.testing.wait_all_tasks_blocked()
+            waiting.set()
+        assert await upstream.roots.get_root("snapshot") == [b"newer" * 100]
+
+
 async def test_a_mount_that_is_fenced_still_reads() -> None:
     setup = Setup()
     async with setup.opened() as old:

@@ -341,13 +341,23 @@ def _folder(parent: Path, name: str) -> Path:
 
 def test_a_scrub_for_people() -> None:
     scrub = ScrubStatus(
-        running=False, finished_ns=0, fragments=12, by_size=0, bytes=2048, wrong=1, unanswered=0
+        running=False,
+        finished_ns=0,
+        fragments=12,
+        by_size=0,
+        bytes=2048,
+        wrong=1,
+        unanswered=0,
+        copies=0,
+        copies_wrong=0,
     )
     assert describe_scrub(scrub) == "never yet"
     running = dataclasses.replace(scrub, running=True)
     sampled = dataclasses.replace(running, by_size=8)
     assert "2.0 KiB read, 1 wrong, 8 by their size only" in describe_scrub(sampled)
     assert describe_scrub(running) == "under way: 12 fragments, 2.0 KiB read, 1 wrong"
+    copies = dataclasses.replace(running, copies=30, copies_wrong=2)
+    assert describe_scrub(copies).endswith("1 wrong, 30 copies of commits and roots, 2 wrong")
     ended = dataclasses.replace(scrub, finished_ns=10**18, unanswered=2)
     assert describe_scrub(ended).startswith("2001-09-09T01:46:40Z: ")
     assert "reading only" in describe_scrub(None)
