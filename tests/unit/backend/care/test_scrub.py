@@ -169,7 +169,7 @@ async def test_two_nodes_that_lost_everything(rig: Rig, make: Make) -> None:
     whole = {path: path.read_bytes() for path in rig.fragments()}
     for number in (1, 4):
         shutil.rmtree(rig.path / f"node{number}" / "packs")
-    assert (await make().scrub()).wrong == 10
+    assert 5 <= (await make().scrub()).wrong <= 10  # a pack may be whole again before its second one is read
     await rig.settle()
     assert {path: path.read_bytes() for path in rig.fragments()} == whole
 
