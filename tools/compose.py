@@ -295,7 +295,7 @@ def build_upstream(
         cache_folder,
         interval=scrub_interval,
         far=[entry.name for entry in far_nodes(drive.folder, file)],
-        objects=ObjectScrub(objects, answering, commits, [ROOTS + ROOT_NAME], upstream.roots.mend),
+        objects=ObjectScrub(objects, commits, [ROOTS + ROOT_NAME], upstream.roots.mend),
         environment=environment,
     )
     leasing = every.wrapped(partial(patient_node, LEASE_PATIENCE, environment))

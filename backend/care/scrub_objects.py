@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,19 +45,17 @@ class Seen:
 
 
 class ObjectScrub:
-    """`objects` are of the session whose `commits` are mended, `nodes` those that they are on. `roots`: keys;
-    `mend_root` mends one, and says how many copies it wrote. One caller."""
+    """`objects` are of the session whose `commits` are mended. `roots`: keys; `mend_root` mends one, and says
+    how many copies it wrote. The voters may become others at any time. One caller."""
 
     def __init__(
         self,
         objects: ReplicatedObjects,
-        nodes: Mapping[str, Node],
         commits: ReplicatedCommitLog,
         roots: Collection[str],
         mend_root: Callable[[str], Awaitable[int]],
     ) -> None:
         self._objects = objects
-        self._nodes = nodes
         self._commits = commits
         self._roots = roots
         self._mend_root = mend_root
@@ -67,16 +65,16 @@ class ObjectScrub:
         return range(after + 1, min(after + PAGE, self._commits.head.number) + 1)
 
     async def list_far(self, after: int, far: Collection[str]) -> Listing:
-        """Ask each of these nodes, in one request, for its list of the commits behind number `after`."""
+        """Ask each of these nodes once for its list of the commits behind number `after`."""
         listing = Listing()
-        for name in self._voting(commit_key(after), far):
+        for node in self._voting(commit_key(after), far):
             try:
-                keys = await self._nodes[name].keys(FOLDER, commit_key(after))
+                keys = await node.keys(FOLDER, commit_key(after))
             except DriveError:
-                listing.away.add(name)
+                listing.away.add(node.name)
             else:
                 for key in keys:
-                    listing.holders.setdefault(key, set()).add(name)
+                    listing.holders.setdefault(key, set()).add(node.name)
         return listing
 
     async def look_at_commit(
@@ -85,10 +83,10 @@ class ObjectScrub:
         """Read its copies, but those on the nodes `listed` only if too few are read or in the list."""
         key, seen, found = commit_key(number), Seen(), Copies()
         unread = self._voting(key, listed)
-        await self._read(
-            key, [name for name in self._objects.order(key) if name not in unread], found, seen, bucket
-        )
-        elsewhere = (listing.holders.get(key, set()) | listing.away) & set(unread)
+        names = {node.name for node in unread}
+        near = [node for node in self._objects.nodes_for(key) if node.name not in names]
+        await self._read(key, near, found, seen, bucket)
+        elsewhere = (listing.holders.get(key, set()) | listing.away) & names
         if self._lacking(found, len(elsewhere)):
             await self._read(key, unread, found, seen, bucket)
             elsewhere = set()
@@ -104,7 +102,7 @@ class ObjectScrub:
         seen = Seen()
         for key in self._roots:
             found = Copies()
-            await self._read(key, self._objects.order(key), found, seen, bucket)
+            await self._read(key, self._objects.nodes_for(key), found, seen, bucket)
             if found.damaged or (found.good and self._wrong(found, 0)):
                 seen.wrong += await self._mended(key, found)
         return seen
@@ -119,9 +117,9 @@ class ObjectScrub:
             log.warning("scrub: %s could not be mended: %s", key, error)
             return self._wrong(found, 0)
 
-    def _voting(self, key: str, names: Collection[str]) -> list[str]:
+    def _voting(self, key: str, names: Collection[str]) -> list[Node]:
         """Of these nodes those that keep small objects."""
-        return [name for name in self._objects.order(key) if name in names]
+        return [node for node in self._objects.nodes_for(key) if node.name in names]
 
     def _lacking(self, found: Copies, elsewhere: int) -> int:
         there = len(found.good) + len(found.damaged) + len(found.away) + elsewhere
@@ -134,19 +132,19 @@ class ObjectScrub:
         return len(found.damaged) + others + self._lacking(found, elsewhere)
 
     async def _read(
-        self, key: str, names: Iterable[str], found: Copies, seen: Seen, bucket: TokenBucket
+        self, key: str, nodes: Iterable[Node], found: Copies, seen: Seen, bucket: TokenBucket
     ) -> None:
-        for name in names:
+        for node in nodes:
             size = 0
             try:
-                copy = found.good[name] = await self._objects.read(name, key)
+                copy = found.good[node.name] = await self._objects.read(node, key)
                 size = len(copy.data)
             except NotFoundError:
                 continue
             except (CorruptError, FormatError) as error:
-                found.damaged[name] = Damage(str(error), isinstance(error, FormatError))
+                found.damaged[node.name] = Damage(str(error), isinstance(error, FormatError))
             except DriveError:
-                found.away.add(name)
+                found.away.add(node.name)
                 seen.unanswered += 1
                 continue
             seen.copies += 1

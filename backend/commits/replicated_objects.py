@@ -163,9 +163,9 @@ class ReplicatedObjects:
         found and nodes are away, `CorruptError` if there are only others, `NotFoundError` if none."""
         seen = False
         away: list[str] = []
-        for node in self._order(key):
+        for node in self.nodes_for(key):
             try:
-                copy = await self.read(node.name, key)
+                copy = await self.read(node, key)
             except NotFoundError:
                 continue
             except (CorruptError, FormatError):
@@ -186,7 +186,7 @@ class ReplicatedObjects:
 
         async def look(node: Node) -> bool:
             try:
-                found.good[node.name] = await self.read(node.name, key)
+                found.good[node.name] = await self.read(node, key)
             except NotFoundError:
                 return True
             except (CorruptError, FormatError) as error:
@@ -249,7 +249,7 @@ class ReplicatedObjects:
 
     def order(self, key: str) -> list[str]:
         """The nodes in the order in which they shall have `key`; who was slow lately comes last."""
-        return [node.name for node in self._order(key)]
+        return [node.name for node in self.nodes_for(key)]
 
     async def _ask_all(self, question: Callable[[Node], Awaitable[bool]]) -> set[str]:
         """The nodes that are away. The fewer than `copies` that may be missing decide nothing."""
@@ -257,14 +257,14 @@ class ReplicatedObjects:
         await asking.ask(question, _NODE_FAILS)
         return asking.away
 
-    def _order(self, key: str) -> list[Node]:
-        """The nodes in the order to be asked; who was slow lately comes last."""
+    def nodes_for(self, key: str) -> list[Node]:
+        """The nodes of `order`. Who walks over them goes on with these when the voters become others."""
         names = sorted(self._ranking(key.encode()), key=self._health.is_avoided)
         return [self._nodes[name] for name in names]
 
-    async def read(self, name: str, key: str) -> Copy:
-        """The copy on the node of that name. `CorruptError`, `FormatError`; what the node raises."""
-        return self._opened(key, await self._stored(self._nodes[name], key))
+    async def read(self, node: Node, key: str) -> Copy:
+        """The copy on this node. `CorruptError`, `FormatError`; what the node raises."""
+        return self._opened(key, await self._stored(node, key))
 
     async def _stored(self, node: Node, key: str) -> bytes:
         stored = await node.get(key, 0, _SMALL)
@@ -343,7 +343,7 @@ class ReplicatedObjects:
         least: int,
         first_done: Callable[[], None] = lambda: None,
     ) -> None:
-        rest = self._order(key)
+        rest = self.nodes_for(key)
         done = 0
         failed: dict[str, DriveError] = {}
         while done < self.copies and rest:

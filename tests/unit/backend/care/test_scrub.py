@@ -212,7 +212,7 @@ async def test_a_scrub_that_was_interrupted_among_the_commits_goes_on_there(rig:
     (rig.path / STATE_FILE).write_text(json.dumps(asdict(state)))
     setup = Setup()
     await fill(log := await setup.writer(), 5)
-    scrub = make(objects=ObjectScrub(setup.objects, setup.nodes, log, (), no_mending))
+    scrub = make(objects=ObjectScrub(setup.objects, log, (), no_mending))
     assert scrub.is_running
     state = await scrub.scrub()
     assert (state.fragments, state.copies, state.copies_wrong, state.commit) == (0, 9, 0, 0)
@@ -225,7 +225,7 @@ async def test_of_far_nodes_each_commit_is_read_in_one_of_all_shares(rig: Rig, m
     await fill(log := await setup.writer(), 5)
     for number in (2, 5):
         setup.order(number)[0].damage(commit_key(number))
-    scrub = make(objects=ObjectScrub(setup.objects, setup.nodes, log, (), no_mending), far=[*setup.nodes])
+    scrub = make(objects=ObjectScrub(setup.objects, log, (), no_mending), far=[*setup.nodes])
     found: dict[int, int] = {}
     for _ in range(SHARES):
         state = await scrub.scrub()

@@ -10,9 +10,11 @@ import trio
 import trio.testing
 
 from backend.care.scrub_objects import LEAST_BYTES, ObjectScrub, Seen
+from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import commit_key
 from backend.commits.object_format import signed
+from backend.commits.replicated_objects import Listing, ranking_of
 from backend.commits.root_mending import mend_root
 from backend.errors import DriveError
 from backend.nodes.rate_limited import TokenBucket
@@ -33,7 +35,7 @@ class Rig:
     bucket: TokenBucket = field(default_factory=lambda: TokenBucket(1e12, 1e12))
 
     def __post_init__(self) -> None:
-        self.scrub = ObjectScrub(self.setup.objects, self.setup.nodes, self.log, [ROOT], self.mend_root)
+        self.scrub = ObjectScrub(self.setup.objects, self.log, [ROOT], self.mend_root)
 
     async def mend_root(self, key: str) -> int:
         return await mend_root(self.setup.objects, key)
@@ -166,6 +168,47 @@ async def test_what_a_far_node_makes_up_hides_no_damage(rig: Rig) -> None:
     assert rig.log.needs_mending.is_set()
 
 
+def go_over(rig: Rig, gone: str) -> None:
+    """The voters are others, without this one, as soon as one of them is asked anything."""
+    setup = rig.setup
+    stay = {name: node for name, node in setup.nodes.items() if name != gone}
+    ranking = ranking_of(ClusterMap(2, tuple(ClusterNode(name, node.zone) for name, node in stay.items())), 3)
+
+    async def have(_operation: str, _key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        setup.objects.have(stay, ranking, 3)
+
+    for node in setup.nodes.values():
+        node.before = have
+
+
+async def test_a_scrub_goes_on_when_the_voters_become_others(rig: Rig) -> None:
+    """Who is none any more is still asked by who began before."""
+    setup = rig.setup
+    go_over(rig, setup.order(2)[1].name)
+    seen = await rig.scrub.look_at_commit(2, rig.bucket, Listing(), ())
+    assert (seen.copies, seen.wrong) == (3, 0)
+    assert not rig.log.needs_mending.is_set()
+
+
+async def test_a_list_goes_on_when_the_voters_become_others(rig: Rig) -> None:
+    gone = rig.setup.order(0)[-1].name
+    go_over(rig, gone)
+    listing = await rig.scrub.list_far(0, rig.setup.nodes)
+    assert gone in set().union(*listing.holders.values())
+    assert not listing.away
+
+
+async def test_a_reader_goes_on_when_the_voters_become_others(rig: Rig) -> None:
+    """And finds the copy on a node that is none any more."""
+    first, second, _ = rig.setup.holders(2)
+    for node in (first, second):
+        node.damage(commit_key(2))
+    go_over(rig, rig.setup.holders(2)[2].name)
+    ((commit, _),) = await rig.log.commits_after(1, limit=1)
+    assert commit.number == 2
+
+
 async def test_many_commits_are_listed_in_batches(rig: Rig) -> None:
     assert rig.scrub.batch(0) == range(1, COMMITS + 1)
     assert rig.scrub.batch(3) == range(4, COMMITS + 1)
@@ -227,7 +270,8 @@ async def test_a_root_that_cannot_be_mended_stays_wrong(rig: Rig, caplog: pytest
 
 
 async def test_a_root_mended_while_its_node_is_away_is_not_written_elsewhere(rig: Rig) -> None:
-    rig.setup.nodes[roots(rig)[0]].away = True
+    node = rig.setup.nodes[roots(rig)[0]]
+    node.away = True
     assert await rig.mend_root(ROOT) == 0
     with pytest.raises(DriveError):
-        await rig.setup.objects.read(roots(rig)[0], ROOT)
+        await rig.setup.objects.read(node, ROOT)
