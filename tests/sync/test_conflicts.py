@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from stat import S_IFDIR
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+import apsw
 import pytest
 import trio
 
+from backend.errors import NoSpaceError
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import DirectoryError, FileSystemError, InputOutputError, InvalidArgumentError, NoEntryError
@@ -18,7 +21,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
 from cache.rebase.quiet_names import MOST_COPIES
 from cache.services import services_of
-from cache.sync import Change, NameChanged
+from cache.sync import Change, NameChanged, rebaser
 from tests.drives import content_of, make_file
 from tests.sync.drives import Hub
 
@@ -69,6 +72,36 @@ async def test_what_a_rebase_decided_is_said_where_the_disk_refuses_its_sync(
         async with hub.device(2) as second:
             (notice,) = (await call(second, NOTICES.name))["notices"]
             assert (notice["path"], notice["commit"], notice["kind"]) == ("f", 3, "conflict")
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("error", [NoSpaceError("full"), apsw.IOError("no")])
+async def test_what_a_rebase_decided_is_said_where_the_namespace_cannot_be_read(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """By the name alone. A disk that refuses a sync may refuse this, too, which ended the mount."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    async with hub.device(1) as first, hub.device(2) as second:
+        folder = (await first.make_node(ROOT_INODE, b"d", S_IFDIR | 0o755, 0, 0, 0)).inode
+        await make_file(first, b"f", b"base", folder)
+        await first.sync()
+        await second.publisher.follow()
+        for drive, data in ((first, THEIRS), (second, MINE)):
+            inode = drive.lookup(folder, b"f").inode
+            await drive.set_attributes(inode, AttributeChange(size=0))
+            await drive.write(inode, 0, data)
+            await drive.settle(inode)
+        with monkeypatch.context() as patch:
+            patch.setattr(rebaser, "folder_path", refuse)
+            patch.setattr(second.ledger.journal, "sync", refuse_to_sync)
+            await first.sync()
+            with pytest.raises(InputOutputError):
+                await second.publisher.follow()
+        (notice,) = (await call(second, NOTICES.name))["notices"]
+        assert (notice["path"], notice["kind"]) == ("f", "conflict")
 
 
 async def resolve(drive: Drive, path: str, keep: str) -> None:
