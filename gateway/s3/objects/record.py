@@ -5,6 +5,7 @@ Pure. `FormatError` for bytes that are no record; `S3Error` where what is to be 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -105,7 +106,7 @@ def decode(data: bytes) -> Record:
     return record
 
 
-_lately: Final[dict[bytes, Record]] = {}
+_lately: Final[OrderedDict[bytes, Record]] = OrderedDict()
 """the one that was used last at the end"""
 
 
@@ -114,7 +115,7 @@ def _remember(data: bytes, record: Record) -> None:
         return
     _lately[data] = record
     if len(_lately) > _REMEMBERED:
-        del _lately[next(iter(_lately))]
+        _lately.popitem(last=False)
 
 
 def decoded(data: bytes) -> Record:
