@@ -52,7 +52,8 @@ class BucketFolders:
     async def create_bucket(
         self, name: str, *, owner: str = "", location: str = "", settings: Mapping[str, bytes] | None = None
     ) -> Bucket:
-        """`InvalidBucketName`; `BucketAlreadyOwnedByYou` (of the same owner), `BucketAlreadyExists`."""
+        """`InvalidBucketName`; `BucketAlreadyOwnedByYou` (of the same owner), `BucketAlreadyExists`; as
+        `Names.served`."""
         if not is_bucket_name(name):
             raise S3Error("InvalidBucketName", "the name is no bucket's", {"BucketName": name})
         wall_ns = self._drive.ledger.environment.wall_clock()
@@ -60,7 +61,7 @@ class BucketFolders:
 
         def plan(batch: Batch) -> None:
             self._check_new(name, owner)
-            above = self._drive.live_row(self._root)
+            above = self._names.served(self._root)
             inode = self._names.make_folder(batch, self._root, name.encode(), above)
             batch.set_attribute(inode, BUCKET, made)
             for setting, value in (settings or {}).items():

@@ -17,6 +17,7 @@ from stat import S_IFDIR, S_ISGID
 from typing import Final
 
 from cache.drive import Drive
+from cache.errors import StaleError
 from cache.namespace import Create, InodeRow, Link, Operation, RemoveXattr, Rename, SetXattr, Unlink
 from cache.tree import CLAIM, noting_foreign
 from gateway.s3.key_paths import SELF, path_of
@@ -84,6 +85,14 @@ class Names:
         """The inode of the name, to be looked at at once."""
         entry = self._namespace.entry(directory, name)
         return None if entry is None else self._namespace.inode(entry.inode)
+
+    def served(self, root: int) -> InodeRow:
+        """The folder that a door serves, to have a name made in it. `StaleError` if it was removed: it may be
+        there still, nameless, as somebody has it open, and a name in it is no valid operation."""
+        row = self._drive.live_row(root)
+        if not row.nlink:
+            raise StaleError("the folder that is served was removed")
+        return row
 
     def attribute(self, inode: int, name: bytes) -> bytes | None:
         return self._namespace.xattr(inode, name)

@@ -35,7 +35,7 @@ class SystemFolder:
         self.root = root
 
     async def make(self) -> int:
-        """The folder, made if it is not there."""
+        """The folder, made if it is not there. Raises as `Names.served`."""
         row = self._names.child(self.root, NAME)
         if row is None:
             batch = Batch(self._drive.now())
@@ -45,7 +45,7 @@ class SystemFolder:
 
     def _making(self, batch: Batch) -> list[Operation]:
         if self._names.child(self.root, NAME) is None:
-            above = self._drive.live_row(self.root)
+            above = self._names.served(self.root)
             self._names.make_folder(batch, self.root, NAME, above, _MODE)
         return batch.operations
 

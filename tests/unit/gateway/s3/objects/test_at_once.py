@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from stat import S_IFDIR
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from cache.errors import FileSystemError
+from cache.errors import FileSystemError, StaleError
 from cache.namespace import ROOT_INODE
 from gateway.s3.objects import (
     Checksums,
@@ -21,6 +22,8 @@ from gateway.s3.objects import (
     ToDelete,
     open_objects,
 )
+from gateway.s3.objects.names import Names
+from gateway.s3.objects.system_folder import SystemFolder
 from tests.contents import content as made_of
 from tests.drives import make_file, opened
 from tests.memory_upstream import MemoryUpstream
@@ -41,6 +44,26 @@ async def test_one_of_sixteen_makes_the_object(tmp_path: Path) -> None:
             for number in range(CLIENTS):
                 nursery.start_soon(client, number)
         assert sorted(codes) == ["", *["PreconditionFailed"] * (CLIENTS - 1)]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_bucket_in_a_served_folder_that_the_mount_removed_changes_nothing(
+    tmp_path: Path, is_held: bool
+) -> None:
+    """Its row is there still: a name in it would be in the journal, and in no namespace."""
+    async with opened(tmp_path / "cache", MemoryUpstream()) as drive:
+        served = (await drive.make_node(ROOT_INODE, b"served", S_IFDIR | 0o755, 0, 0, 0)).inode
+        layer = await open_objects(drive, served)
+        if is_held:
+            drive.hold(served)
+        await drive.remove_directory(ROOT_INODE, b"served")
+        with pytest.raises(StaleError):
+            await layer.create_bucket("bucket")
+        with pytest.raises(StaleError):
+            await SystemFolder(drive, Names(drive), served).make()
+        assert not drive.ledger.has_diverged
+        await make_file(drive, b"after")
+        await drive.sync()
 
 
 async def test_the_mount_may_be_the_one(tmp_path: Path) -> None:
