@@ -35,6 +35,8 @@ In a thread they take longer, as it has to get the interpreter back after each s
 _UNDIVIDED = 16_384
 _OPENED_IN_TURN = 8
 """After so many blocks that are opened one after the other all other tasks have a turn."""
+_JUDGED_BY = 2048
+"""Of so many blocks that were brought it is remembered how many were in vain; of those before ever less."""
 _MOST_PLACES = 16
 """So many places are tried for one block: a store that knows no keys may name ever more."""
 
@@ -79,6 +81,10 @@ class BlockCache:
         self._undivided: OrderedDict[bytes, None] = OrderedDict()
         """blocks whose parts did not open alone when they were asked for: most are compressed"""
         self._fetches: dict[bytes, _Fetch] = {}
+        self._unasked: set[bytes] = set()
+        """blocks that were brought, and that nobody has asked for"""
+        self._brought = 0
+        self._in_vain = 0
         self.used = 0
         self.hits = 0
         self.misses = 0
@@ -123,14 +129,25 @@ class BlockCache:
         try:
             for number, (block, sealed) in enumerate((await here([*fetches])).items(), 1):
                 with suppress(CorruptError, FormatError):
-                    fetches[block].plaintext = plaintext = self._codec.open(block, sealed)
+                    fetches[block].plaintext = plaintext = await self._open_now(block, sealed)
                     self._keep(block, plaintext)
+                    self._note_brought(block)
                 self._end(block, fetches.pop(block))
                 if not number % _OPENED_IN_TURN:
                     await checkpoint()
         finally:
             for block, fetch in fetches.items():
                 self._end(block, fetch)
+
+    def brings_in_vain(self) -> bool:
+        """Whether most of what `warm` brought lately was pushed out of memory before anybody asked for it."""
+        return 2 * self._in_vain > self._brought
+
+    def _note_brought(self, block: bytes) -> None:
+        self._unasked.add(block)
+        self._brought += 1
+        if self._brought >= _JUDGED_BY:
+            self._brought, self._in_vain = self._brought // 2, self._in_vain // 2
 
     def _begin(self, blocks: Iterable[BlockId]) -> dict[BlockId, _Fetch]:
         fetches: dict[BlockId, _Fetch] = {}
@@ -226,6 +243,7 @@ class BlockCache:
         plaintext = self._blocks.get(key)
         if plaintext is not None:
             self._blocks.move_to_end(key)
+            self._unasked.discard(key)
             self.hits += 1
         return plaintext
 
@@ -235,13 +253,17 @@ class BlockCache:
         self._blocks[key] = plaintext
         self.used += len(plaintext)
         while self.used > self._limit and len(self._blocks) > 1:
-            _, dropped = self._blocks.popitem(last=False)
+            gone, dropped = self._blocks.popitem(last=False)
             self.used -= len(dropped)
+            if gone in self._unasked:
+                self._unasked.remove(gone)
+                self._in_vain += 1
 
     def clear(self) -> None:
         """Forget all blocks, and which of them are compressed (after the drive changed from outside, and in
         tests): the next read of each is like the first."""
         self._blocks.clear()
+        self._unasked.clear()
         self._undivided.clear()
         self.used = 0
 

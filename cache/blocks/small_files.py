@@ -6,7 +6,8 @@ side, and they are often read one after the other. A turn of a thread for each c
 Invariants:
 1. Files are looked at in groups, by the numbers of their inodes. A group is brought at the second read of
    small files in it, and the group behind it when half of it was read. Of groups only those that were read
-   last are remembered: who reads at random in a large drive seldom meets one, and brings little.
+   last are remembered. Who reads at random more than memory holds brings in vain: two reads are no reason to
+   bring a group then, until groups that were read by half show that what they bring is asked for.
 2. Only what this machine has at hand is brought. No request goes to a store for what nobody asked for.
 3. A group that is remembered is not brought again.
 
@@ -44,7 +45,7 @@ class SmallFiles:
         """A small file is read from its start: the blocks to bring now."""
         group = inode // GROUP
         reads = self._count(group, 1)
-        if reads == _BROUGHT_AT:
+        if reads == _BROUGHT_AT and not self._blocks.brings_in_vain():
             return self._wanted(group)
         if reads == GROUP // 2 and group + 1 not in self._reads:
             self._count(group + 1, _BROUGHT_AT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -16,6 +17,7 @@ from cache.blocks.small_files import GROUP, SMALL
 from cache.disk import BlockFolder, CachedBlocks, DiskCache
 from cache.disk.entry_format import Piece, encode
 from cache.drive import Circumstances, Drive
+from cache.opening import DriveOptions
 from tests.contents import KINDS, content
 from tests.drives import QUIET, make_file, opened
 from tests.memory_upstream import MemoryUpstream
@@ -71,12 +73,12 @@ class FarUpstream(MemoryUpstream):
 
 
 @asynccontextmanager
-async def far_drive(folder: Path) -> AsyncIterator[tuple[Drive, FarUpstream]]:
+async def far_drive(folder: Path, options: DriveOptions = QUIET) -> AsyncIterator[tuple[Drive, FarUpstream]]:
     upstream = FarUpstream(folder)
     circumstances = Circumstances(disk_cache=upstream.disk)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(upstream.disk.run)
-        async with opened(folder / "cache", upstream, QUIET, circumstances=circumstances) as drive:
+        async with opened(folder / "cache", upstream, options, circumstances=circumstances) as drive:
             yield drive, upstream
         nursery.cancel_scope.cancel()
 
@@ -111,6 +113,22 @@ async def test_files_of_a_folder_read_in_any_order_take_few_turns_of_a_thread(tm
         for number in order:
             assert bytes(await drive.read(inodes[number], 0, 1 << 20)) == contents[number]
         assert upstream.disk.turns <= 3 * (FILES // GROUP + 1)
+
+
+async def test_more_than_memory_holds_read_at_random_brings_little(tmp_path: Path) -> None:
+    """Until files are read in order again."""
+    contents = [data_of(number, 500) for number in range(40 * GROUP)]
+    async with far_drive(tmp_path, replace(QUIET, cache_size=64 << 10)) as (drive, upstream):
+        inodes = await stored(drive, upstream, contents)
+        upstream.forget(drive)
+        chance = random.Random(3)
+        for number in chance.choices(range(len(inodes)), k=3000):
+            assert bytes(await drive.read(inodes[number], 0, 1 << 20)) == contents[number]
+        assert 0 < upstream.disk.brought < 1000
+        assert drive.blocks.brings_in_vain()
+        for inode in inodes:
+            await drive.read(inode, 0, 1 << 20)
+        assert not drive.blocks.brings_in_vain()
 
 
 async def test_one_file_brings_no_other(tmp_path: Path) -> None:
