@@ -118,7 +118,8 @@ class CachedBlocks:
         return data
 
     async def get_here(self, blocks: Sequence[BlockId]) -> dict[BlockId, bytes]:
-        """Those of the blocks that this machine's disk has whole, all read in one turn of a thread."""
+        """Those of the blocks that this machine's disk has whole, read in one turn of a thread; not all if
+        that is much, or takes long."""
         found = await self._try(partial(self._disk.read_all, blocks), PATIENCE) or {}
         self._hits += len(found)
         return found

@@ -12,6 +12,7 @@ Thread-safe. Every call may block on the disk.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,6 +21,10 @@ from backend.upstream import BlockId, BlockPart
 from cache.disk.block_folder import BlockFolder
 from cache.disk.entry_format import HEADER_SIZE
 
+MOST_TOGETHER: Final = 4 << 20
+"""Bytes of blocks that are read in one call; the last one may go beyond."""
+LONGEST_TOGETHER: Final = 0.5
+"""A disk that is slow is no disk that hangs, for which many blocks in one call could be taken."""
 _MARGIN: Final = 4
 """A block is kept if a fraction of the reserve is free beside the reserve: what had to go when the disk
 filled does not come back with the next byte that is free, to go again."""
@@ -44,9 +49,18 @@ class DiskCache:
         return self._used.read(block) if found is None else found
 
     def read_all(self, blocks: Iterable[BlockId]) -> dict[BlockId, bytes]:
-        """Those of the blocks that are here whole. `OSError`."""
-        found = ((block, self.read(block)) for block in blocks)
-        return {block: data for block, data in found if data is not None}
+        """Those of the blocks that are here whole, until they are `MOST_TOGETHER` bytes, or took
+        `LONGEST_TOGETHER` seconds: others wait for what is read. `OSError`."""
+        found: dict[BlockId, bytes] = {}
+        left, end = MOST_TOGETHER, time.monotonic() + LONGEST_TOGETHER
+        for block in blocks:
+            data = self.read(block)
+            if data is not None:
+                found[block] = data
+                left -= len(data)
+            if left <= 0 or time.monotonic() >= end:
+                break
+        return found
 
     def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
         """As `BlockFolder.read_part`."""

@@ -19,7 +19,7 @@ from backend.errors import UnavailableError
 from backend.upstream import BlockId, BlockPart
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import SEGMENT, BlockCodec
-from cache.disk import cached_blocks
+from cache.disk import cached_blocks, disk_cache
 from cache.disk.block_folder import BlockFolder
 from cache.disk.cached_blocks import REST, CachedBlocks
 from cache.disk.disk_cache import DiskCache
@@ -314,6 +314,21 @@ async def test_what_is_at_hand_is_read_in_one_turn(tmp_path: Path) -> None:
         reads, hits = store.reads, blocks.status().hits
         assert await blocks.get_here(ids) == right
         assert (store.reads, blocks.status().hits) == (reads, hits + len(right))
+
+
+@pytest.mark.parametrize("bound", ["MOST_TOGETHER", "LONGEST_TOGETHER"])
+async def test_what_is_much_or_takes_long_is_not_read_in_one_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """A slow disk would pass for one that hangs, and large blocks would fill the memory."""
+    store = Counted()
+    ids = await stored(store)
+    async with cached(store, tmp_path) as blocks:
+        for block in ids:
+            await blocks.get_block(block)
+        await all_kept(tmp_path, len(ids))
+        monkeypatch.setattr(disk_cache, bound, 0)
+        assert [*await blocks.get_here(ids)] == ids[:1]
 
 
 async def test_what_the_store_has_in_memory_is_read_though_the_disk_hangs(tmp_path: Path) -> None:
