@@ -58,14 +58,14 @@ class S3Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, `http` only."""
         audit: dict[str, str] = scope["state"]["audit"]
-        audit["id"] = request_id = secrets.token_hex(8).upper()
+        audit["id"] = secrets.token_hex(8).upper()
         try:
             found = await self._answer(scope, receive, audit)
             await _send(found, send, audit)
-        except (S3Error, RefusedError) as error:
-            refused = error if isinstance(error, S3Error) else _of_body(error)
-            audit["code"] = refused.code
-            await _send(_refusal(refused, scope["path"], request_id), send, audit)
+        except S3Error as error:
+            await _send_refusal(error, scope, send, audit)
+        except RefusedError as error:
+            await _send_refusal(_of_body(error), scope, send, audit)
 
     async def _answer(self, scope: Scope, receive: Receive, audit: dict[str, str]) -> Answer:
         try:
@@ -160,6 +160,13 @@ def _refusal(error: S3Error, path: str, request_id: str) -> Answer:
     elif error.code == "NoSuchKey":
         found.headers["x-amz-delete-marker"] = "false"
     return found
+
+
+async def _send_refusal(error: S3Error, scope: Scope, send: Send, audit: dict[str, str]) -> None:
+    """Apart from the call that caught the error: its traceback names that call's variables, and with itself
+    among them it would stay, with all of the request, until all objects are looked at."""
+    audit["code"] = error.code
+    await _send(_refusal(error, scope["path"], audit["id"]), send, audit)
 
 
 async def _send(answer: Answer, send: Send, audit: dict[str, str]) -> None:

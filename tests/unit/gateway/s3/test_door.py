@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import logging
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from backend.errors import NoSpaceError, UnavailableError
 from cache.drive import Drive
 from cache.errors import DriveFullError, InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError
+from gateway.s3.objects.errors import S3Error
 from tests.contents import content
 from tests.unit.gateway.s3.doors import ask, body, orphans_are_gone, presigned_post, refused
 from tests.unit.gateway.s3.served import Served
@@ -45,6 +47,20 @@ def test_a_number_of_thousands_of_digits_is_none(served: Served, s3: Any, bucket
     item = f"<Delete><Object><Key>k</Key><Size>{'9' * 5000}</Size></Object></Delete>"
     code, _, said = ask(served, "POST", f"{served.url}/{bucket}?delete", data=item.encode())
     assert (code, b"<Code>MalformedXML</Code>" in said) == (400, True)
+
+
+def test_a_refused_request_leaves_no_garbage(served: Served, bucket: str) -> None:
+    """A door that is never idle looks for that once in ten minutes."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert ask(served, "GET", f"{served.url}/{bucket}/none")[0] == 403
+            assert ask(served, "GET", f"{served.url}/{bucket}/none", {"Authorization": "none"})[0] >= 400
+        left = [each for each in gc.get_objects() if isinstance(each, S3Error)]
+        assert len(left) < 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
