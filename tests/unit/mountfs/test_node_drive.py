@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 import trio
 
+from backend.errors import NoSpaceError
 from backend.system import THIS_MACHINE
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -16,6 +19,7 @@ from cache.errors import NoEntryError, StaleError
 from cache.namespace.operations import ROOT_INODE
 from cache.notices import Notices
 from cache.rebase import COPY_OF, decode_mark
+from cache.services import conflict_copy
 from cache.sync import AttributesChanged, Change, NameChanged
 from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
@@ -187,6 +191,36 @@ async def test_people_are_told_of_a_copy_that_a_program_wrote_on(tmp_path: Path,
         assert "that is a copy" in notice.text
         kept = Notices(tmp_path / "1", THIS_MACHINE)
         assert list(kept()) == [notice]
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), apsw.IOError("no")])
+async def test_a_copy_that_is_there_is_written_on_where_the_namespace_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The notice names it without its folder."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    made = conflict_copy.make_conflict_copy
+
+    async def refused_afterwards(*arguments: Any) -> None:
+        await made(*arguments)
+        monkeypatch.setattr(conflict_copy, "folder_path", refuse)
+
+    monkeypatch.setattr(conflict_copy, "make_conflict_copy", refused_afterwards)
+    async with two_devices(tmp_path) as (drive, other, nodes):
+        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
+        await make_file(other, b"x", b"base", theirs)
+        await publish(other, drive)
+        node = held(nodes, b"x", held(nodes, b"d"))
+        await other.unlink(theirs, b"x")
+        await other.sync()
+        await share(other, drive, b"later", b"")
+        await nodes.write(node, 4, b"!")
+        (notice,) = drive.kept_notices()
+        assert notice.path == "x"
+        assert bytes(await nodes.read(node, 0, 100)) == b"base!"
 
 
 async def rename(nodes: NodeDrive, name: bytes, to: bytes, *, exchange: bool = False) -> None:
