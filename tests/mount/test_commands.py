@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -56,17 +57,19 @@ def test_one_that_is_no_longer_waited_for_is_killed(
 def test_one_that_is_forked_has_what_a_started_one_has(
     unmade_drive: MountedDrive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Umask, folder and limits of the caller; no descriptor but three."""
+    """Umask, folder and limits of the caller; no descriptor but three. Of a caller that ignores Ctrl-C, as
+    in a shell's background, the started one alone would do so too."""
     drive = unmade_drive
     drive.programs["mount.drivefs"] = "tests.mount.shown_start"
     _shown(drive, forks=True)  # The process that forks is there, and has what there was before.
     monkeypatch.chdir(drive.folder)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[0] - 1, limits[1]))
-    umask = os.umask(0o27)
+    umask, interrupt = os.umask(0o27), signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         forked, started = (_shown(drive, forks=forks) for forks in (True, False))
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         os.umask(umask)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert forked == started
