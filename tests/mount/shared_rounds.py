@@ -64,6 +64,8 @@ class Rounds:
         self._published: dict[str, bytes] = {}
         self.states = dict.fromkeys(STATES, 0)
         self.readings = 0
+        self.waits: list[float] = []
+        """seconds from each commit of the other device until it was seen here"""
 
     def play(self, seed: int) -> None:
         """One round."""
@@ -98,7 +100,7 @@ class Rounds:
             assert os.pread(descriptor, len(was) + 1, 0) == was
             is_copied = state == "written to" and self._published[name] != was
             if state == "open for writing" and source.random() < 0.5:
-                is_copied, was = True, self._write(source, descriptor, was)  # perhaps the same bytes
+                is_copied, was = True, self._write(source, descriptor, was)
             self._check_copies(was if is_copied else None)
         self._check(name)
         if name in self._published:  # perhaps by this device
@@ -118,7 +120,7 @@ class Rounds:
                 data += b"!"
             self._drive.peer((call, name, data))
             self._published[name] = data
-        self._drive.soon(lambda: self._is_there(name))
+        self.waits.append(self._drive.soon(lambda: self._is_there(name)))
 
     def _is_there(self, name: str) -> bool:
         path, data = self._folder / name, self._published.get(name)
@@ -137,6 +139,8 @@ class Rounds:
             found = was[:offset]
         else:
             data = source.randbytes(source.choice([1, 100, 10_000]))
+            if data == was[offset : offset + len(data)]:  # which would be no change
+                data = bytes(byte ^ 1 for byte in data)
             os.pwrite(descriptor, data, offset)
             found = was[:offset] + data + was[offset + len(data) :]
         os.fsync(descriptor)

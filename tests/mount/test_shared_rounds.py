@@ -35,3 +35,8 @@ def test_many_rounds(fuse: None) -> None:
             rounds.play(seed)
         rounds.check_convergence()
     print(f"{last - first} rounds, {rounds.states}, {rounds.readings} readings of what was open")
+    waits = sorted(rounds.waits)
+    print(
+        "seen after",
+        *(f"{waits[int(part * len(waits))] * 1000:.1f} ms ({part:.0%})" for part in (0.5, 0.9, 0.99)),
+    )
