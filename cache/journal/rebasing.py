@@ -47,7 +47,7 @@ LEAST_ROOM: Final = 4096
 FEW_CHANGES: Final = 64
 """Changes that are made on a shadow without a pause."""
 ROUNDS: Final = 8
-"""So often the changes are taken that came meanwhile, before all that are left are taken without a pause."""
+"""So often the changes are taken that came meanwhile, before those to come wait until the end."""
 NUMBERS: Final = 1 << 16
 """Inode numbers that are left to the changes that go on. Who takes more has the rebase made anew: a number
 may be given long before the change that uses it is accepted (`Intake.allocate_number`)."""
@@ -186,7 +186,7 @@ async def _rebase_aside(
             making = partial(_make, shadow, rebasing, device)
             made = await trio.to_thread.run_sync(partial(shadow.run, making))
             ledger.failpoints.reached(ASIDE)
-            await _catch_up(shadow, made, accepted)
+            await _catch_up(ledger, shadow, made, accepted)
             shadow.run(partial(made.take, *accepted.take()))
             if not held.still_hold() or not ledger.namespace.is_apart(shadow):
                 return None
@@ -199,11 +199,13 @@ async def _rebase_aside(
         shadow.give_way()
 
 
-async def _catch_up(shadow: Shadow[Namespace], made: _Made, accepted: _Accepted) -> None:
-    """Have the shadow take the tail, but for the last short one, or one that comes as fast as that."""
-    for _ in range(ROUNDS):
+async def _catch_up(ledger: Ledger, shadow: Shadow[Namespace], made: _Made, accepted: _Accepted) -> None:
+    """Have the shadow take the tail, but for the last short one. Changes that come as fast as that wait at
+    last: what is left is done in the turn in which the shadow takes the place, and holds up all calls."""
+    for left in reversed(range(ROUNDS + 1)):
         if accepted.count <= FEW_CHANGES:
             return
+        ledger.standing.is_still |= not left
         taking = partial(made.take, *accepted.take())
         await trio.to_thread.run_sync(partial(shadow.run, taking))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from cache.drive import Drive
 from cache.errors import NoSpaceLeftError
 from cache.journal import rebasing
 from cache.namespace import Create, MalformedError, Namespace, SetXattr, Shadow
-from cache.namespace.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE, Operation
 from cache.presence import Presence, Present, Writing
-from cache.rebase import Device, Resolved, take_up
+from cache.rebase import Device, Resolved, Tail, take_up
 from cache.retention import mass_deletion
 from cache.sync import Follower, follower, rebaser
 from tests.drives import content_of, make_file, tree
@@ -246,6 +246,39 @@ async def test_a_change_of_what_others_changed_is_resolved_while_others_wait(
         assert slow.made == 2
         settled = await same_everywhere(hub, second)
         assert b"/here" in settled
+
+
+async def test_changes_that_come_as_fast_as_they_are_taken_wait_at_last(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: all that had come was done in the last turn, in which no call is answered."""
+    taken, in_the_last_turn = 0, list[int]()
+    take = Tail.take
+
+    async with in_a_rebase(hub, slow) as second:
+
+        async def more() -> None:
+            if not second.ledger.standing.is_still:
+                numbers = [second.allocate_number() for _ in range(rebasing.FEW_CHANGES + 1)]
+                made: list[Operation] = [
+                    Create(ROOT_INODE, b"%d" % n, n, S_IFREG | 0o644, 0, 0, 0, b"", 1) for n in numbers
+                ]
+                await second.accept_together(lambda: made)
+
+        def take_and_more(tail: Tail, operations: Sequence[Operation], written: Iterable[int]) -> None:
+            nonlocal taken
+            if threading.current_thread() is threading.main_thread():
+                in_the_last_turn.append(len(operations))
+            else:
+                taken += 1
+                trio.from_thread.run(more)
+            take(tail, operations, written)
+
+        monkeypatch.setattr(Tail, "take", take_and_more)
+        await more()
+    assert in_the_last_turn == [0]
+    assert taken == rebasing.ROUNDS + 1
+    assert slow.made == 1
 
 
 async def test_changes_wait_for_a_rebase_that_is_made_anew(hub: Hub, slow: Slow) -> None:
