@@ -40,7 +40,7 @@ from cache.namespace.operations import (
     is_new_epoch,
     is_release,
 )
-from cache.namespace.paths import folder_path
+from cache.namespace.paths import folder_path, readable_folder_path
 from cache.namespace.points import Gap, Point
 from cache.namespace.refusals import MalformedError, OutOfDateError
 from cache.namespace.rows import (
@@ -134,6 +134,7 @@ __all__ = [
     "loaded_time",
     "open_database",
     "read_meta",
+    "readable_folder_path",
     "sqlite_errors",
     "stored_time",
     "take_back",

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from backend.errors import DriveError
 from cache.drive import Drive
 from cache.errors import ExistsError, NoEntryError, StaleError
-from cache.namespace import ROOT_INODE, Namespace, folder_path, sqlite_errors
+from cache.namespace import ROOT_INODE, folder_path, readable_folder_path
 from cache.notices import Kind, noted_path
 from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
 from cache.services.clone import Clone, ignore
@@ -51,19 +50,10 @@ async def copy_for_writer(
     """As `make_conflict_copy`, for a program that writes on what others have replaced or removed: people are
     told by a notice."""
     await make_conflict_copy(drive, inode, commit, parent, name, accepted)
-    path = noted_path(_path_if_readable(drive.ledger.namespace, parent), name)
-    drive.kept_notices.add(Kind.CONFLICT, [(path, WRITTEN_ON)], commit)
+    namespace = drive.ledger.namespace
+    folder = readable_folder_path(namespace.path, namespace.synced_connection, parent)
+    drive.kept_notices.add(Kind.CONFLICT, [(noted_path(folder, name), WRITTEN_ON)], commit)
     await drive.kept_notices.store()
-
-
-def _path_if_readable(namespace: Namespace, folder: int) -> bytes | None:
-    """None too where the namespace's disk refuses: the copy is there, and a notice without its folder is
-    better than none."""
-    try:
-        with sqlite_errors(namespace.path):
-            return folder_path(namespace.synced_connection(), folder)
-    except DriveError:
-        return None
 
 
 def _free_name(drive: Drive, mode: int, folder: int, path: bytes, name: bytes) -> bytes:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -27,7 +28,7 @@ from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
 from cache.journal import Ledger, Rebasing, Trimming, rebase, show_published, sync_rebase
-from cache.namespace import folder_path, sqlite_errors
+from cache.namespace import readable_folder_path
 from cache.notices import MOST, Kind, Notices, noted_path
 from cache.publish import is_same_commit, require_growth
 from cache.rebase import Changed, Decision, Resolved, Row
@@ -210,16 +211,9 @@ class Rebaser:
         self._notices.add(Kind.CONFLICT, [(_path(each, paths), each.row.value) for each in said], base)
 
     def _paths(self, folders: set[int]) -> dict[int, bytes | None]:
-        """None of a folder that is gone, and of all where the namespace's disk refuses: a notice without its
-        folder is better than none."""
         namespace = self._ledger.namespace
-        try:
-            with sqlite_errors(namespace.path):
-                connection = namespace.synced_connection()
-                return {folder: folder_path(connection, folder) for folder in folders}
-        except DriveError as error:
-            log.warning("notices of conflicts name no folders: %s", error)
-            return dict.fromkeys(folders)
+        readable = partial(readable_folder_path, namespace.path, namespace.synced_connection)
+        return {folder: readable(folder) for folder in folders}
 
 
 def _path(decision: Decision, folders: dict[int, bytes | None]) -> str:

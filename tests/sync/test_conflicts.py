@@ -17,11 +17,12 @@ from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import DirectoryError, FileSystemError, InputOutputError, InvalidArgumentError, NoEntryError
 from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, NOTICES
+from cache.namespace import paths
 from cache.namespace.operations import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
 from cache.rebase.quiet_names import MOST_COPIES
 from cache.services import services_of
-from cache.sync import Change, NameChanged, rebaser
+from cache.sync import Change, NameChanged
 from tests.drives import content_of, make_file
 from tests.sync.drives import Hub
 
@@ -95,7 +96,7 @@ async def test_what_a_rebase_decided_is_said_where_the_namespace_cannot_be_read(
             await drive.write(inode, 0, data)
             await drive.settle(inode)
         with monkeypatch.context() as patch:
-            patch.setattr(rebaser, "folder_path", refuse)
+            patch.setattr(paths, "folder_path", refuse)
             patch.setattr(second.ledger.journal, "sync", refuse_to_sync)
             await first.sync()
             with pytest.raises(InputOutputError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -16,10 +15,10 @@ from backend.system import THIS_MACHINE
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import NoEntryError, StaleError
+from cache.namespace import paths
 from cache.namespace.operations import ROOT_INODE
 from cache.notices import Notices
 from cache.rebase import COPY_OF, decode_mark
-from cache.services import conflict_copy
 from cache.sync import AttributesChanged, Change, NameChanged
 from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
@@ -202,13 +201,7 @@ async def test_a_copy_that_is_there_is_written_on_where_the_namespace_cannot_be_
     def refuse(*_: object) -> None:
         raise error
 
-    made = conflict_copy.make_conflict_copy
-
-    async def refused_afterwards(*arguments: Any) -> None:
-        await made(*arguments)
-        monkeypatch.setattr(conflict_copy, "folder_path", refuse)
-
-    monkeypatch.setattr(conflict_copy, "make_conflict_copy", refused_afterwards)
+    monkeypatch.setattr(paths, "folder_path", refuse)
     async with two_devices(tmp_path) as (drive, other, nodes):
         theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
         await make_file(other, b"x", b"base", theirs)
