@@ -179,8 +179,4 @@ class Connection:
         counters.seconds += seconds
         counters.answered_at = trio.current_time()
         if self._access.isEnabledFor(logging.INFO):
-            # What `Logger.info` does, but for looking for the line of code, which no access line names.
-            record = self._access.makeRecord(
-                self._access.name, logging.INFO, __file__, 0, exchange.line(seconds), (), None
-            )
-            self._access.handle(record)
+            self._access.info("%s", exchange.line(seconds))
