@@ -62,6 +62,17 @@ def held(nodes: NodeDrive, name: bytes, folder: int = ROOT_INODE) -> int:
     return node
 
 
+async def removed_by_others(drive: Drive, other: Drive, nodes: NodeDrive, name: bytes) -> int:
+    """The node of a file in `d` that the kernel holds and the other device has removed, which is not
+    published yet."""
+    theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
+    await make_file(other, name, b"base", theirs)
+    await publish(other, drive)
+    node = held(nodes, name, held(nodes, b"d"))
+    await other.unlink(theirs, name)
+    return node
+
+
 async def copy_in(drive: Drive) -> bytes:
     """The path of the one conflict copy that there is."""
     (copy,) = (name for name in await tree(drive) if b"conflict" in name)
@@ -172,11 +183,7 @@ async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root
 async def test_people_are_told_of_a_copy_that_a_program_wrote_on(tmp_path: Path, gone: bool) -> None:
     """Of the file it is, also after a remount; not of who only has it open, nor of each write."""
     async with two_devices(tmp_path) as (drive, other, nodes):
-        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
-        await make_file(other, b"x y", b"base", theirs)
-        await publish(other, drive)
-        node = held(nodes, b"x y", held(nodes, b"d"))
-        await other.unlink(theirs, b"x y")
+        node = await removed_by_others(drive, other, nodes, b"x y")
         if gone:
             await other.remove_directory(ROOT_INODE, b"d")
         await other.sync()
@@ -203,11 +210,7 @@ async def test_a_copy_that_is_there_is_written_on_where_the_namespace_cannot_be_
 
     monkeypatch.setattr(paths, "folder_path", refuse)
     async with two_devices(tmp_path) as (drive, other, nodes):
-        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
-        await make_file(other, b"x", b"base", theirs)
-        await publish(other, drive)
-        node = held(nodes, b"x", held(nodes, b"d"))
-        await other.unlink(theirs, b"x")
+        node = await removed_by_others(drive, other, nodes, b"x")
         await other.sync()
         await share(other, drive, b"later", b"")
         await nodes.write(node, 4, b"!")
